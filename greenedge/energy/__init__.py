@@ -3,8 +3,12 @@
     measure(workloads, source_ids)     a checked document (see results)
     compare(one, other)                the ratio with its interval and verdict
     CallableWorkload(call, name)       what is measured
+    with window("epoch") as w: …       any code, measured or estimated: w.joules, w.joules_estimate
+    Monitor(sources)                   … with begin and end, several sources
+    save_windows(monitor, path)        … as JSON, CSV or OpenMetrics (.prom)
 
-numpy is the only dependency, and importing this package loads not even that: each name is loaded when it is asked for.
+numpy and scipy are the only dependencies, and importing this package loads neither: each name is loaded when it is
+asked for.
 """
 
 from __future__ import annotations
@@ -14,13 +18,18 @@ import importlib
 _HOME = {
     "CallableWorkload": "workloads",
     "CommandWorkload": "workloads",
+    "EnergyWindow": "monitor",
     "Method": "method",
+    "Monitor": "monitor",
     "PipeWorkload": "workloads",
     "SerialWorkload": "workloads",
     "Workload": "workloads",
     "compare": "comparison",
     "measure": "measurement",
+    "save_windows": "monitor_files",
+    "window": "monitor",
 }
+_NAMED = {"save_windows": "save"}
 
 __all__ = list(_HOME)
 
@@ -28,7 +37,7 @@ __all__ = list(_HOME)
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), _NAMED.get(name, name))
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ import typer
 from typer.core import TyperCommand
 
 from greenedge.energy import options as o
-from greenedge.energy import request, results, terminal
-from greenedge.energy.comparison import compare as compare_rows
+from greenedge.energy import request, results, side_by_side, terminal
 from greenedge.energy.evidence import EVIDENCE, require
+from greenedge.energy.exporter import export_metrics
 from greenedge.energy.liveness import Load
 from greenedge.energy.measurement import probe as probe_all
 from greenedge.energy.render import Wanted, console, finish, progress_bar, write_text
@@ -90,6 +89,9 @@ def measure(
     context: typer.Context,
     run: o.Run = None,
     source: o.Source = None,
+    sum_: o.Sum = False,
+    scale: o.Scale = None,
+    sign: o.Sign = None,
     callable_: o.Callable = None,
     serial: o.Serial = None,
     baud: int = 115200,
@@ -117,6 +119,7 @@ def measure(
     required: o.Required = None,
     country: o.Country = None,
     grams: o.Intensity = None,
+    intensity_file: o.IntensityFile = None,
     output: o.Out = None,
     html: o.Html = None,
     csv: o.Csv = None,
@@ -127,7 +130,7 @@ def measure(
     the target. Results of a RUN are kept in it and shown in its report."""
     with exit_code_on_error(json_):
         _check_require_option(required)
-        wanted = Wanted(output, html, csv, json_, country, grams)
+        wanted = Wanted(output, html, csv, json_, country, grams, intensity_file)
         grid = wanted.intensity  # an unknown country is refused before anything is measured
         what = request.MeasureRequest(
             runs=request.RunChoice(tuple(run or ()), tuple(runtime or ()), tuple(batch or ()), port),
@@ -139,7 +142,8 @@ def measure(
         )
         method = request.method(window, warm_up, idle, max_reps, target)
         meter, power = request.MeterOptions(hz, gain, max_power), request.Tdp(tdp, threads, tdp_source)
-        how = request.MeasureOptions(tuple(source or ()), method, meter, power, root, seed, required)
+        sources = request.settle_sources(source or (), sum_, scale, sign)
+        how = request.MeasureOptions(sources, method, meter, power, root, seed, required)
         if external is not None:
             with progress_bar() as progress:
                 text = request.time_for_meter(what, how, context.obj, external, marker, progress)
@@ -152,33 +156,38 @@ def measure(
 @app.command()
 def compare(
     one: Path,
-    other: o.Other = None,
+    others: o.Others = None,
     row: o.Row = 0,
     other_row: o.OtherRow = None,
     quantity: o.Quantity = "total",
     allow_scope: o.AllowScope = False,
     allow_evidence: o.AllowEvidence = False,
+    html: o.Html = None,
     json_: o.Json = False,
 ) -> None:
-    """The ratio of two results with its 95 % interval; "not distinguishable" where it spans 1."""
+    """The ratio of two results (files, or runs) with its 95 % interval; "not distinguishable" where it spans 1. Where
+    there may be none: both side by side, why, and which measurement would allow one."""
     with exit_code_on_error(json_):
-        first = results.load(one)
-        second = results.load(other) if other else first
-        found = compare_rows(
-            _row(first, row, one),
-            _row(second, (0 if other else 1) if other_row is None else other_row, other or one),
-            quantity,
-            results.same_session(first, second),
-            allow_scope,
-            allow_evidence,
-        )
+        if quantity not in ("total", "net"):
+            raise GreenedgeError(f"there is no quantity {quantity!r} to compare; take total or net.")
+        paths = [one, *(others or [])]
+        files = [results.load(side_by_side.find_document(path)) for path in paths]
+        rows = [_row(files[0], row, one)]
+        place = (0 if others else 1) if other_row is None else other_row
+        pairs = list(zip(files[1:], paths[1:], strict=True)) or [(files[0], one)]
+        rows += [_row(file, place, path) for file, path in pairs]
+        found = [
+            side_by_side.weigh(
+                rows[0], other, quantity, results.same_session(files[0], file), allow_scope, allow_evidence
+            )
+            for other, (file, _) in zip(rows[1:], pairs, strict=True)
+        ]
+        if html:
+            write_text(html, side_by_side.page(rows, found))
         if json_:
-            ratio = {"ratio": found.ratio.mean, "low": found.ratio.low, "high": found.ratio.high, "n": found.ratio.n}
-            rest = {key: value for key, value in asdict(found).items() if key != "ratio"}
-            return print(json.dumps(ratio | rest))
-        typer.echo(f"{found.verdict} [{found.evidence}]")
-        for warning in found.warnings:
-            typer.echo(warning)
+            entries = [side_by_side.as_json(one) for one in found]
+            return print(json.dumps(entries[0] if len(entries) == 1 else {"comparisons": entries}))
+        side_by_side.show(rows, found, console())
 
 
 @app.command()
@@ -202,6 +211,7 @@ def replay(
     required: o.Required = None,
     country: o.Country = None,
     grams: o.Intensity = None,
+    intensity_file: o.IntensityFile = None,
     output: o.Out = None,
     html: o.Html = None,
     csv: o.Csv = None,
@@ -231,7 +241,48 @@ def replay(
         data = results.load(path) if kind == "results" else results.document(rows_of(recording, kind))
         for row in data["rows"]:
             require(row["evidence"], required or "estimated", str(path), "measure on a live source.")
-        finish(data, Wanted(output, html, csv, json_, country, grams))
+        finish(data, Wanted(output, html, csv, json_, country, grams, intensity_file))
+
+
+@app.command()
+def export(
+    source: o.Source = None,
+    listen: o.Listen = None,
+    file: o.TextFile = None,
+    every: o.Every = 15.0,
+    seconds: o.For = None,
+    root: o.Root = Path("/"),
+    required: o.Required = None,
+) -> None:
+    """Joules of this machine as OpenMetrics text, for Prometheus: on a port, or into a file again and again."""
+    with exit_code_on_error():
+        _check_require_option(required)
+        export_metrics(tuple(source or ()), root, required, listen, file, every, seconds, typer.echo)
+
+
+@app.command()
+def when(
+    run: o.WhenRun = None,
+    intensity_file: o.IntensityFile = None,
+    hours: o.Hours = None,
+    top: o.Top = 5,
+    json_: o.Json = False,
+) -> None:
+    """When to train: the hours of a file of carbon intensity, ranked as starts for the length of a run's training."""
+    from greenedge.energy import when as starts
+    from greenedge.energy.intensity_file import rank_starts, read_hourly
+
+    with exit_code_on_error(json_):
+        if intensity_file is None:
+            raise GreenedgeError(
+                "--intensity-file FILE is needed: hours of carbon intensity, as ElectricityMaps and the grid operators "
+                "give them away as CSV."
+            )
+        work, hourly = starts.read_work(run, hours), read_hourly(intensity_file)
+        if json_:
+            ranked = rank_starts(hourly, work.length, work.joules)
+            return print(json.dumps(starts.as_json(hourly, work, ranked), indent=1))
+        starts.show(hourly, work, top, console())
 
 
 @app.command()

@@ -30,7 +30,9 @@ class Unwrapper:
         Raises SourceFault: implausible, reset, ambiguous_wrap.
         """
         if not math.isfinite(raw) or raw < 0:
-            raise SourceFault(info.id, "implausible", f"it reads {raw!r} J", "report the machine; the driver is broken")
+            raise SourceFault(
+                info.id, "implausible", f"it reads {float(raw)!r} J", "report the machine; the driver is broken"
+            )
         if self._last is not None:
             self.total += _step(info, raw - self._last[1], t - self._last[0])
         self._last = (t, raw)

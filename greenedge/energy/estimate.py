@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from greenedge.energy.cpu_share import CPU_BAND, WATTS_FROM, WATTS_PER_CORE
 from greenedge.energy.evidence import Figure
 from greenedge.energy.results import make_row
 from greenedge.energy.source import SourceInfo
 from greenedge.errors import GreenedgeError
 
-CPU_BAND = (0.4, 1.6)
 _COEFFICIENTS = Path(__file__).parent / "data/fpga.toml"
 _MAX_BYTES = 1 << 30
 _DECIMAL = r"[0-9]{1,18}(?:\.[0-9]{1,18})?(?:[eE][+-]?[0-9]{1,2})?"
@@ -25,13 +25,14 @@ _TIME = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "ps": 1e-12, "fs": 1e-15}
 @dataclass(frozen=True)
 class Activity:
     """Toggles of all signals (`nets` of them) over `seconds` of work. `of` names the design: the netlist, or the RTL
-    before synthesis; `samples` is the number of input vectors."""
+    before synthesis; `samples` is the number of input vectors, of the `asked` ones where it was interrupted."""
 
     toggles: int
     seconds: float
     nets: int
     of: str = "the netlist"
     samples: int | None = None
+    asked: int | None = None
 
 
 @cache
@@ -142,7 +143,9 @@ def fpga_row(
         c["source"],
     ]
     if activity is not None:
-        vectors = f" on {activity.samples} real vectors" if activity.samples else ""
+        share = f"{activity.samples} of {activity.asked}" if activity.asked else f"{activity.samples}"
+        vectors = f" on {share} real vectors" if activity.samples else ""
+        vectors += " (interrupted)" if activity.asked else ""
         notes.insert(1, f"toggles of {activity.of}{vectors}, without delays: glitches are not in it")
     notes.append("power times " + ("the initiation interval (streaming)" if streaming else "the latency (single shot)"))
     info = SourceInfo(
@@ -204,7 +207,9 @@ def cpu_row(
         evidence="estimated",
         host_included=True,
         notes=(
-            f"TDP {tdp_w:g} W over {threads} threads: {source}",
+            f"{tdp_w:g} W per core, {source}; this CPU's own: --tdp W --threads N --tdp-source TEXT"
+            if (tdp_w, source) == (WATTS_PER_CORE, WATTS_FROM)
+            else f"TDP {tdp_w:g} W over {threads} threads: {source}",
             "proportional to CPU time: it says nothing that the latency does not",
         ),
     )

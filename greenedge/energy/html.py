@@ -42,16 +42,26 @@ def section(data: dict) -> str:
     """The inner HTML, for `page` or for the report of a run."""
     drawn = "".join(f"<figure>{figure}</figure>" for figure in figures(data))
     drawn += f'<p class="hint">{escape(_HINT)}</p>' if drawn else ""
+    return section_without_figures(data) + drawn
+
+
+def section_without_figures(data: dict) -> str:
+    """The table and its notes."""
     lines = "".join(f"<li>{escape(line)}</li>" for line in _lines(data))
-    return f'<div class="scroll">{table(data)}</div><ul class="notes">{lines}</ul>{drawn}'
+    return f'<div class="scroll">{table(data)}</div><ul class="notes">{lines}</ul>'
 
 
 def page(data: dict, title: str = "Energy") -> str:
     """The whole page."""
+    return frame(title, section(data))
+
+
+def frame(title: str, inner: str) -> str:
+    """A page around `inner`, which is HTML."""
     return (
         f'<!doctype html><html lang="en"><meta '
         f'charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
-        f"<h1>{escape(title)}</h1>{section(data)}</html>\n"
+        f"<h1>{escape(title)}</h1>{inner}</html>\n"
     )
 
 

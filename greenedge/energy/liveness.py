@@ -32,7 +32,8 @@ Watch = Callable[[Load | None, float], Turn]
 @dataclass(frozen=True)
 class Liveness:
     """`state` is alive, dead, stale, implausible, denied, absent, mirrored or unproven (no load was given); `period_s`
-    between updates; mean watts at rest and under load. Unknown is None."""
+    between updates; mean watts at rest and under load; `moves` where it counts but does not follow the load: so does a
+    package that has nothing to do. Unknown is None."""
 
     state: str
     reason: str = ""
@@ -40,6 +41,7 @@ class Liveness:
     period_s: float | None = None
     idle_w: float | None = None
     load_w: float | None = None
+    moves: bool = False
 
     @property
     def ok(self) -> bool:
@@ -129,7 +131,7 @@ def _judge(info: SourceInfo, turns: list[Turn], watts: list[float], period: floa
         spread = max(watts[::2]) - min(watts[::2])
         said = f"it does not follow the load: {rest:.3g} W at rest (within {spread:.2g} W), {load:.3g} W under load"
         fix = "load what it covers (light work: a heavier --batch first), or " + _FIX_EXTERNAL
-        return Liveness("dead", said, fix, period, rest, load)
+        return Liveness("dead", said, fix, period, rest, load, moves=True)
     return Liveness("alive", "", "", period, rest, load)
 
 

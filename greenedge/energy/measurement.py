@@ -12,25 +12,17 @@ import numpy as np
 
 from greenedge.energy import liveness, results
 from greenedge.energy.clock import Clock, RealClock
-from greenedge.energy.evidence import require
-from greenedge.energy.meters import CounterMeter, Meter, SampledMeter
+from greenedge.energy.coverage import Group, Wanted
 from greenedge.energy.method import Method
-from greenedge.energy.session import run_session
+from greenedge.energy.proving import How, MakeMeter, Plan, Proved, make_plan, make_sampled_meter, prove_plan
+from greenedge.energy.session import Session, run_session
 from greenedge.energy.source import Probe, Source, SourceFault
 from greenedge.energy.sources import find_all, open_source
 from greenedge.energy.sources.powercap import Powercap, find_mirrors
 from greenedge.energy.sources.powercap import open_source as open_zone
+from greenedge.energy.summed import describe_parts, sum_liveness, sum_sessions
 from greenedge.energy.workloads import Workload
-from greenedge.errors import EvidenceError
 from greenedge.progress import ProgressFn, no_progress
-
-_PREFERRED = ("powercap", "perf", "nvml", "hwmon", "joulescope", "ppk2", "otii", "zeus")
-NOTHING = (
-    "this machine has no energy source that can be read, so nothing can be measured here: plug in a meter "
-    "(`greenedge energy probe` says what each source lacks), or ask for an estimate with --source estimate."
-)
-
-MakeMeter = Callable[[Source], CounterMeter | SampledMeter]
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,7 @@ def _probe_one(found: Probe, root: Path, clock: Clock, load: liveness.Load | Non
             return liveness.check(source, clock, load, seconds)
         finally:
             source.close()
-    meter = _make_sampled_meter(source, root, clock, 10.0)
+    meter = make_sampled_meter(source, root, clock, 10.0)
     try:
         meter.start()
         return meter.check_liveness(load, seconds)
@@ -120,27 +112,15 @@ def measure(
     gain_rel: float | None = None,
     max_power_w: float | None = None,
 ) -> dict:
-    """A document with a row for each workload and source; without `source_ids` the first family that can be opened.
+    """A document with a row for each workload and figure. A source id is a figure; ids joined with + are summed.
+    Without `source_ids`: all packages of the processor and all GPUs that the work may use, else what there is.
 
     Sampled sources are read `sampler_hz` times a second; `gain_rel` and `max_power_w` replace the sources' own. Raises
     SourceFault or EvidenceError (exit 3) where there is no evidence of the `required` class.
     """
     clock = clock or RealClock()
-    sources = [open_source(source_id, root, clock) for source_id in _with_twins(source_ids or _choose(root))]
-    for source in sources:
-        source.info = source.info.with_properties(gain_rel, max_power_w)
-    _refuse_mirrors(sources)
-    return measure_sources(
-        workloads,
-        sources,
-        method=method,
-        root=root,
-        clock=clock,
-        seed=seed,
-        required=required,
-        progress=progress,
-        sampler_hz=sampler_hz,
-    )
+    plan = make_plan(source_ids, root, clock, gain_rel, max_power_w)
+    return _measure_plan(workloads, plan, How(root, clock, required, progress, sampler_hz), method, seed)
 
 
 def measure_sources(
@@ -158,84 +138,47 @@ def measure_sources(
 ) -> dict:
     """`measure` on open sources. `make_meter` replaces the sampling process (for virtual clocks). Workloads are set up
     before and torn down after, also when an error ends it. Raises as `measure` does."""
-    clock, method = clock or RealClock(), method or Method()
-    if required:
-        for source in sources:
-            require(source.info.evidence, required, source.info.id, "choose a live source (greenedge energy probe).")
+    by_id = {source.info.id: source for source in sources}
+    wanted = tuple(Wanted(one, (Group((one,)),)) for one in by_id)
+    plan = Plan(wanted, (), lambda group: [by_id[one] for one in group.ids])
+    how = How(root, clock or RealClock(), required, progress, sampler_hz, make_meter)
+    return _measure_plan(workloads, plan, how, method, seed)
+
+
+def _measure_plan(workloads: Sequence[Workload], plan: Plan, how: How, method: Method | None, seed: int) -> dict:
+    method = method or Method()
     with ExitStack() as opened:
         for workload in workloads:
             # Registered before setup: a setup that fails half-way must be torn down too.
             opened.callback(workload.teardown)
             workload.setup()
-        alive: dict[str, liveness.Liveness] = {}
-        meters: list[Meter] = []
-        for source in sources:
-            progress(0, 1, f"proving {source.info.id} alive")
-            meter, live = _prove_alive(source, root, clock, sampler_hz, make_meter, _load_of(workloads[0]), opened)
-            meters.append(meter)
-            alive[source.info.id] = live
-        sessions = run_session(workloads, meters, method, clock, np.random.default_rng(seed), progress, root / "sys")
-        rows = [results.session_row(s, method, alive[s.meter.info.id], seed) for s in sessions]
+        proved, left = prove_plan(plan, how, _load_of(workloads[0]), opened)
+        meters = [meter for one in proved for meter in one.meters]
+        rng = np.random.default_rng(seed)
+        sessions = run_session(workloads, meters, method, how.clock, rng, how.progress, how.root / "sys")
+        rows = [
+            _row_of(one, [s for s in sessions if s.workload is workload and s.meter in one.meters], method, seed)
+            for workload in workloads
+            for one in proved
+        ]
+    for row in rows:
+        row["flags"] += left
     _cross_check(rows)
     return results.document(rows, session=secrets.token_hex(8))
 
 
-def _prove_alive(
-    source: Source,
-    root: Path,
-    clock: Clock,
-    hz: float,
-    make_meter: MakeMeter | None,
-    load: liveness.Load,
-    opened: ExitStack,
-) -> tuple[Meter, liveness.Liveness]:
-    """A started meter of a source that has just followed the load; `opened` closes it. Raises SourceFault."""
-    if source.info.kind == "counter":
-        opened.callback(source.close)
-        live = liveness.prove(source, clock, load)
-        counter = make_meter(source) if make_meter else CounterMeter(source, clock, live.period_s)
-        counter.start()
-        return counter, live
-    # Tested as it will be measured: by the sampling process, which reads while the load blocks this one.
-    meter = make_meter(source) if make_meter else _make_sampled_meter(source, root, clock, hz)
-    assert isinstance(meter, SampledMeter), "a power source needs a sampled meter"
-    meter.start()
-    opened.callback(meter.stop)
-    return meter, liveness.require_alive(meter.check_liveness(load), source.info)
-
-
-def _refuse_mirrors(sources: Sequence[Source]) -> None:
-    """Raises SourceFault where two of the sources are one counter: it would count twice."""
-    zones = [source for source in sources if isinstance(source, Powercap)]
-    for one, other in find_mirrors(zones) if len(zones) > 1 else ():
-        raise SourceFault(other, "implausible", f"it shows the same counter as {one}", "measure one of the two")
-
-
-def _with_twins(ids: Sequence[str]) -> list[str]:
-    """The ids, with the instantaneous power added to every NVIDIA counter: the two check each other."""
-    wanted = []
-    for one in ids:
-        wanted.append(one)
-        if one.startswith("nvml:") and not one.endswith(":power"):
-            wanted.append(":".join([*one.split(":")[:2], "power"]))
-    return list(dict.fromkeys(wanted))
-
-
-def _choose(root: Path) -> list[str]:
-    """The first source of the first family that can be opened. Raises EvidenceError."""
-    found = find_all(root)
-    for family in _PREFERRED:
-        ids = [f.id for f in found if f.ok and f.id.partition(":")[0] == family]
-        if ids:
-            return ids[:1]
-    denied = [f"{f.id}: {f.reason} (cure: {f.fix})" for f in found if f.state == "denied"]
-    raise EvidenceError(f"no energy source may be read: {'; '.join(denied)}." if denied else NOTHING)
-
-
-def _make_sampled_meter(source: Source, root: Path, clock: Clock, hz: float) -> SampledMeter:
-    """Closes the source; the meter's process opens it itself."""
-    source.close()
-    return SampledMeter.of(source.info.id, root, source.info, clock, hz)
+def _row_of(proved: Proved, sessions: Sequence[Session], method: Method, seed: int) -> dict:
+    """The row of a group: of its one meter, or of the sum."""
+    flags = list(proved.group.flags)
+    if len(sessions) == 1:
+        row = results.session_row(sessions[0], method, proved.live[0], seed)
+    else:
+        row = results.session_row(sum_sessions(sessions, method), method, sum_liveness(proved.live), seed)
+        row["parts"] = describe_parts(sessions, results.key_for("energy", "j", row["evidence"]))
+        idle = [m.info.id for m, live in zip(proved.meters, proved.live, strict=True) if not live.ok]
+        flags += [f"{one} counts but did not follow the load: it may have had none of it" for one in idle]
+    row["flags"] += flags
+    return row
 
 
 def _load_of(workload: Workload) -> liveness.Load:
@@ -253,7 +196,7 @@ def _cross_check(rows: list[dict]) -> None:
     for row in rows:
         if not row["source"]["id"].endswith(":energy"):
             continue
-        twin = row["source"]["id"].removesuffix("energy") + "power"
+        twin = row["source"]["id"].replace(":energy", ":power")
         for other in rows:
             if other["source"]["id"] == twin and other["workload"] == row["workload"]:
                 a, b = results.require_figure(row, "total"), results.require_figure(other, "total")

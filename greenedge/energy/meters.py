@@ -28,6 +28,17 @@ class Boundary:
     joules: float | None = None
 
 
+class MeterRecord(Protocol):
+    """What a row needs of a meter after the session: also of the sum of several."""
+
+    info: SourceInfo
+    period_s: float
+
+    def trace(self) -> Trace | None: ...
+
+    def digest(self) -> str: ...
+
+
 class Meter(Protocol):
     """`ready` is called repeatedly until it returns a boundary on a tick; `now` returns one at once, less precise.
 

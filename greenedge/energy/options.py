@@ -19,11 +19,21 @@ Country = Annotated[
     str | None, typer.Option("--carbon", metavar="COUNTRY", help="ISO code or name of the grid's country")
 ]
 Intensity = Annotated[float | None, typer.Option("--intensity", help="g CO2e per kWh instead of the table's")]
+IntensityFile = Annotated[
+    Path | None,
+    typer.Option("--intensity-file", metavar="FILE", help="CSV of g CO2e/kWh by the hour (ElectricityMaps, national)"),
+]
+Hours = Annotated[float | None, typer.Option(min=0.01, max=100_000, help="length of the work, else the run's own")]
+Top = Annotated[int, typer.Option(min=1, max=1000, help="starts that are shown")]
+WhenRun = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="a trained run; left out: --hours")]
 Seconds = Annotated[float, typer.Option(help="length of each turn of rest and load")]
 Run = Annotated[list[Path] | None, typer.Argument(metavar="RUN", help="built runs; several are interleaved")]
 Source = Annotated[
     list[str] | None, typer.Option("--source", metavar="ID", help="from probe, or estimate; may be repeated")
 ]
+Sum = Annotated[bool, typer.Option("--sum", help="one figure: the sum of the sources (ID+ID sums some of them)")]
+Scale = Annotated[float | None, typer.Option(help="what a hwmon sensor's readings are multiplied with")]
+Sign = Annotated[int | None, typer.Option(help="-1 for a hwmon sensor that is wired the other way round")]
 Callable = Annotated[
     list[str] | None, typer.Option("--callable", metavar="MODULE:FUNCTION", help="one batch a call; may be repeated")
 ]
@@ -56,7 +66,17 @@ External = Annotated[
     Path | None, typer.Option(metavar="FILE", help="time the run for a meter that records by itself; see replay")
 ]
 Marker = Annotated[str, typer.Option(help="pattern (of load), gpio:FILE or rts:PORT")]
-Other = Annotated[Path | None, typer.Argument(help="left out: rows of the first file")]
+Listen = Annotated[
+    str | None, typer.Option("--listen", metavar="HOST:PORT", help="serve it there, at /metrics (127.0.0.1:9477)")
+]
+TextFile = Annotated[
+    Path | None, typer.Option("--file", metavar="FILE", help="write it there, for node_exporter's textfile collector")
+]
+Every = Annotated[float, typer.Option(min=1, max=3600, help="seconds between two writings")]
+For = Annotated[float | None, typer.Option("--for", min=0.1, help="seconds after which it ends; left out: at Ctrl-C")]
+Others = Annotated[
+    list[Path] | None, typer.Argument(metavar="[OTHER]…", help="files or runs; left out: rows of the first")
+]
 Row = Annotated[int, typer.Option(help="row of the first file")]
 OtherRow = Annotated[int | None, typer.Option(help="row of the second")]
 Quantity = Annotated[str, typer.Option(help="total or net")]

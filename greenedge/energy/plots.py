@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from greenedge.energy import results
 from greenedge.energy.evidence import evidence_class, key_for
+from greenedge.energy.terminal import number
 
 if TYPE_CHECKING:  # matplotlib is slow to import and is needed by `_svg` alone
     from matplotlib.axes import Axes
@@ -101,6 +102,45 @@ def pareto_svg(data: dict) -> str | None:
         figure.legend(loc="outside lower left", fontsize=8, frameon=False)
 
     return _svg(draw, 3.2 + 0.17 * (len(rows) + 1), whole=True)
+
+
+def bars_svg(data: dict) -> str:
+    """A bar of the total energy for each row that has one; rows of different scope or evidence class have an axis of
+    their own, so that no length can be read as a ratio."""
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for row in data["rows"]:
+        if results.figure(row, "total"):
+            groups.setdefault((row["scope"], evidence_class(row["evidence"])), []).append(row)
+    # Of estimates each its own axis too: of two bands of different models no ratio follows either.
+    panels = [[row] for (_, word), rows in groups.items() if word == "estimated" for row in rows]
+    panels += [rows for (_, word), rows in groups.items() if word != "estimated"]
+    count = sum(map(len, panels))
+    if not count:
+        return ""
+
+    def draw(figure: MplFigure) -> None:
+        axes = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": list(map(len, panels))})
+        for panel, rows in zip(axes[:, 0], panels, strict=True):
+            for place, row in enumerate(rows):
+                _bar(panel, place, row, _COLOURS[place % len(_COLOURS)])
+            panel.set(yticks=[], ylim=(len(rows) - 0.3, -0.75), xlabel="J per inference, total", xlim=(0, None))
+            panel.margins(x=0.12)
+            for side in ("top", "right", "left"):
+                panel.spines[side].set_visible(False)
+
+    return _svg(draw, 0.3 + 1.05 * count + 0.25 * len(panels), whole=True)
+
+
+def _bar(panel: Axes, place: int, row: dict, colour: str) -> None:
+    total = results.require_figure(row, "total")
+    face = colour if _solid(row) else "none"
+    panel.barh(place, total.value, height=0.5, facecolor=face, edgecolor=colour, lw=1.6)
+    if total.bounds is not None:
+        sides = [[total.value - total.bounds[0]], [total.bounds[1] - total.value]]
+        panel.errorbar([total.value], [place], xerr=sides, ls="none", color="#333", capsize=4, lw=1.2)
+    estimated = evidence_class(total.evidence) == "estimated"
+    text = ("" if _solid(row) else f"{total.evidence.upper()} ") + number(total.value, "J", estimated)
+    panel.text(0, place - 0.42, f"{_label(row)}: {text}", fontsize=8.5, ha="left", va="center", clip_on=False)
 
 
 def _point(axes: Axes, row: dict, x: float, interval: dict, style: dict, label: str | None) -> None:

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from greenedge.energy import carbon, results, terminal
+from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write
 from greenedge.progress import ProgressFn
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The files to write, and the grid for the carbon."""
+    """The files to write, and the grid for the carbon: a country, a number, or a file of hours."""
 
     output: Path | None = None
     html: Path | None = None
@@ -28,10 +30,17 @@ class Wanted:
     as_json: bool = False
     country: str | None = None
     g_per_kwh: float | None = None
+    intensity_file: Path | None = None
 
     @property
     def intensity(self) -> carbon.Intensity | None:
         """Of the grid; None where no carbon is wanted. Raises GreenedgeError for an unknown country."""
+        if self.intensity_file is not None:
+            if self.country is not None or self.g_per_kwh is not None:
+                raise GreenedgeError("--intensity-file, --carbon and --intensity each name the grid; give one of them.")
+            from greenedge.energy.intensity_file import read_hourly
+
+            return read_hourly(self.intensity_file).intensity_at(datetime.now(UTC))
         if self.country is None and self.g_per_kwh is None:
             return None
         return carbon.intensity(self.country, self.g_per_kwh)
@@ -64,7 +73,8 @@ def finish(data: dict, wanted: Wanted) -> None:
         return
     screen = console()
     screen.print(terminal.result_view(data, screen.width))
-    notes = terminal.notes(data) + ([carbon.ATTRIBUTION] if wanted.intensity else [])
+    table = wanted.country is not None and wanted.g_per_kwh is None
+    notes = terminal.notes(data) + ([carbon.ATTRIBUTION] if table else [])
     for line in notes:
         screen.print(line, markup=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Protocol
 
 from greenedge.energy import carbon, estimate, external_meter, render, results
 from greenedge.energy.clock import RealClock
+from greenedge.energy.cpu_share import WATTS_FROM, WATTS_PER_CORE
 from greenedge.energy.evidence import SCOPES, require
 from greenedge.energy.measurement import measure
 from greenedge.energy.method import Method
@@ -106,7 +107,8 @@ class MeterOptions:
 
 @dataclass(frozen=True)
 class Tdp:
-    """A documented thermal design power: watts, for that many hardware threads, and the document."""
+    """A documented thermal design power: watts, for that many hardware threads, and the document. None of them: what
+    the training ledger takes for any CPU."""
 
     watts: float | None = None
     threads: int | None = None
@@ -144,6 +146,21 @@ def method(window: float, warm_up: float, idle: float, max_reps: int, target: fl
     )
 
 
+def settle_sources(sources: Sequence[str], summed: bool, scale: float | None, sign: int | None) -> tuple[str, ...]:
+    """The ids with --scale and --sign behind each, joined with + where they are `summed`. Raises GreenedgeError where
+    there is no source to apply them to."""
+    if not sources and (summed or scale is not None or sign is not None):
+        raise GreenedgeError(
+            "--sum, --scale and --sign are for the sources that are named: give each with --source "
+            "(greenedge energy probe lists them)."
+        )
+    if summed and any(source in ESTIMATE for source in sources):
+        raise GreenedgeError("an estimate is not summed with a source; leave --sum out.")
+    settings = [f"{key}={value:.12g}" for key, value in (("scale", scale), ("sign", sign)) if value is not None]
+    ids = [",".join([source, *settings]) for source in sources]
+    return ("+".join(ids),) if summed else tuple(ids)
+
+
 def check_scope(scope: str) -> None:
     """Raises GreenedgeError for an unknown scope."""
     if scope not in SCOPES:
@@ -163,7 +180,7 @@ def carry_out(
     """
     begun = time.monotonic()
     if any(source in ESTIMATE for source in how.sources):
-        owned = _estimates(what, how, runs, progress)
+        owned = _estimate_all(what, how, runs, progress)
         data = results.document(row for row, _ in owned)
     else:
         with ExitStack() as opened:
@@ -174,10 +191,27 @@ def carry_out(
     if grid is not None:
         render.add_carbon(data, grid)
     for run in what.runs.paths:
-        _require_runs(runs).keep(
-            run, data | {"rows": [row for row, owner in owned if owner == run]}, time.monotonic() - begun
-        )
+        rows = [row for row, owner in owned if owner == run]
+        if rows:  # none where an estimate of several runs was interrupted
+            _require_runs(runs).keep(run, data | {"rows": rows}, time.monotonic() - begun)
     return data
+
+
+def _estimate_all(
+    what: MeasureRequest, how: MeasureOptions, runs: Runs | None, progress: ProgressFn
+) -> list[tuple[dict, Path | None]]:
+    """The rows of `_estimates`; where it is interrupted, those that were finished. Raises KeyboardInterrupt before the
+    first."""
+    owned: list[tuple[dict, Path | None]] = []
+    try:
+        for entry in _estimates(what, how, runs, progress):
+            owned.append(entry)
+    except KeyboardInterrupt:
+        if not owned:
+            raise
+        for row, _ in owned:
+            row["flags"].append("the command was interrupted: what was finished is here, the rest is not")
+    return owned
 
 
 def _measure(workloads: list[Workload], how: MeasureOptions, progress: ProgressFn) -> dict:
@@ -275,7 +309,7 @@ def _callable(text: str, what: MeasureRequest) -> Workload:
 
 def _estimates(
     what: MeasureRequest, how: MeasureOptions, runs: Runs | None, progress: ProgressFn
-) -> list[tuple[dict, Path | None]]:
+) -> Iterator[tuple[dict, Path | None]]:
     """A row for each workload, and its run: from switching activity for circuits, from CPU time for the rest.
 
     Raises EvidenceError where better evidence is required, GreenedgeError for estimates mixed with sources.
@@ -288,22 +322,23 @@ def _estimates(
     by_time = kind == "cpu" or bool(what.runs.runtimes)
     circuits = [run for run in what.runs.paths if not by_time and _require_runs(runs).is_hardware(run)]
     level = kind or None
-    rows: list[tuple[dict, Path | None]] = [
-        (_require_runs(runs).estimate_energy(run, level, progress), run) for run in circuits
-    ]
+    for run in circuits:
+        yield _require_runs(runs).estimate_energy(run, level, progress), run
     others = tuple(run for run in what.runs.paths if run not in circuits)
     rest = replace(what, runs=replace(what.runs, paths=others))
     if circuits and not (others or rest.command or rest.callables or rest.serial):
-        return rows
+        return
     with ExitStack() as opened:
-        for workload, run in zip(*_workloads(rest, runs, opened), strict=True):
+        for workload, owner in zip(*_workloads(rest, runs, opened), strict=True):
             progress(0, 0, f"counting the CPU time of {workload.name}")
-            rows.append((_cpu_estimate(workload, how.tdp, how.method.min_window_s), run))
-    return rows
+            yield _cpu_estimate(workload, how.tdp, how.method.min_window_s), owner
 
 
 def _cpu_estimate(workload: Workload, tdp: Tdp, seconds: float) -> dict:
-    """A row from the CPU time of about `seconds` of work, times the documented TDP per thread."""
+    """A row from the CPU time of about `seconds` of work, times the documented TDP per thread; without one the ledger's
+    watts per core."""
+    if tdp == Tdp():
+        tdp = Tdp(WATTS_PER_CORE, 1, WATTS_FROM)
     watts, threads = estimate.check_tdp(tdp.watts, tdp.threads, tdp.source)
     workload.setup()
     try:

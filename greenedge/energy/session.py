@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.meters import Meter
+from greenedge.energy.meters import Meter, MeterRecord
 from greenedge.energy.method import Method, Window, Windows
 from greenedge.energy.stats import mean_interval
 from greenedge.energy.workloads import Workload, inferences_at_once
@@ -63,7 +63,7 @@ class Session:
     """The repetitions of one workload on one meter; temperature (°C) and CPU clock (Hz) before and after."""
 
     workload: Workload
-    meter: Meter
+    meter: MeterRecord
     delay_s: float
     reps: list[Repetition] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
@@ -124,7 +124,7 @@ def run_session(
             break
     for session in sessions.values():
         session.temperature_c, session.clock_hz = (heat, temperature(sysfs)), (pace, clock_rate(sysfs))
-        session.flags += _flags(session, method)
+        session.flags += find_flags(session, method)
     return list(sessions.values())
 
 
@@ -211,7 +211,8 @@ def is_steady(powers: Sequence[float], method: Method) -> bool:
     return bool(abs(slope) < method.steady_slope * abs(float(np.mean(last))))
 
 
-def _flags(session: Session, method: Method) -> list[str]:
+def find_flags(session: Session, method: Method) -> list[str]:
+    """What is odd about the repetitions of a session."""
     flags, reps = [], session.reps
     worst = max(reps, key=lambda rep: abs(rep.drift))
     if abs(worst.drift) > _DRIFT:

@@ -153,8 +153,8 @@ class Trace:
         if np.any(np.diff(self.t) <= 0):
             place = int(np.argmax(np.diff(self.t) <= 0)) + 1
             raise GreenedgeError(
-                f"time does not rise at sample {place} of the trace ({self.t[place]!r} s after "
-                f"{self.t[place - 1]!r} s); sort it, or record it again."
+                f"time does not rise at sample {place} of the trace ({float(self.t[place])!r} s after "
+                f"{float(self.t[place - 1])!r} s); sort it, or record it again."
             )
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Statistics over repetitions, with numpy alone. Not over samples: a 95 % interval from correlated 10 Hz samples
+"""Statistics over repetitions. Not over samples: a 95 % interval from correlated 10 Hz samples
 contains the true value 16 % of the time (research/energy-measurement.md §0.6)."""
 
 from __future__ import annotations
@@ -147,40 +147,8 @@ def edge_u(resolution_s: float, power_w: float) -> float:
 
 @lru_cache(maxsize=256)
 def t_quantile(p: float, dof: float) -> float:
-    """Quantile of Student's t by bisection on its distribution function; p in (0.5, 1), dof ≥ 1."""
+    """Quantile of Student's t; p in (0.5, 1), dof > 0, which need not be whole."""
+    from scipy.special import stdtrit  # a seventh of a second, which probing and help do not need
+
     assert 0.5 < p < 1 and dof > 0
-    low, high = 0.0, 1.0
-    while _t_cdf(high, dof) < p:
-        high *= 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_cdf(middle, dof) < p else (low, middle)
-    return (low + high) / 2
-
-
-def _t_cdf(t: float, dof: float) -> float:
-    """P(T ≤ t) for t ≥ 0, from the regularised incomplete beta function (Abramowitz and Stegun 26.7.1)."""
-    return 1 - _beta_inc(dof / 2, 0.5, dof / (dof + t * t)) / 2
-
-
-def _beta_inc(a: float, b: float, x: float) -> float:
-    """Regularised incomplete beta I_x(a, b), continued fraction 26.5.8 by Lentz's method."""
-    if x <= 0 or x >= 1:
-        return 0.0 if x <= 0 else 1.0
-    if x > (a + 1) / (a + b + 2):
-        return 1 - _beta_inc(b, a, 1 - x)
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)) / a
-    tiny, c = 1e-300, 1.0
-    d = 1 / max(1 - (a + b) * x / (a + 1), tiny)
-    total = d
-    for m in range(1, 400):
-        for term in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d = 1 / (1 + term * d or tiny)
-            c = 1 + term / c or tiny
-            total *= c * d
-        if abs(c * d - 1) < 1e-15:
-            break
-    return front * total
+    return float(stdtrit(dof, p))

@@ -25,13 +25,14 @@ _ON, _OFF = (f"/*verilator tracing_{word}*/\n".encode() for word in ("on", "off"
 @dataclass(frozen=True)
 class Switching:
     """Toggles of so many signal bits while `samples` were computed, from the first word in to the last word out.
-    `level` says of what: the RTL or the netlist."""
+    `level` says of what: the RTL or the netlist; `asked` how many samples there were, where it was interrupted."""
 
     toggles: int
     bits: int
     cycles: int
     samples: int
     level: str
+    asked: int | None = None
 
 
 def trace_nets(sources: Mapping[str, bytes]) -> dict[str, bytes]:

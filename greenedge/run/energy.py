@@ -130,7 +130,9 @@ def estimate_energy(run: Path, level: str | None = None, progress: ProgressFn = 
         _name(manifest, run),
         estimate.device_of(str((manifest.about.get("target") or {}).get("part", ""))),
         hardware["clock_hz"],
-        estimate.Activity(found.toggles, seconds, found.bits, f"the {found.level} of this build's core", found.samples),
+        estimate.Activity(
+            found.toggles, seconds, found.bits, f"the {found.level} of this build's core", found.samples, found.asked
+        ),
         cycles=round(hardware["cycles_per_inference"]),
         streaming=True,
         accuracy=accuracy_of(run, manifest),

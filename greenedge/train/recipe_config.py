@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TypeAlias
 
+from greenedge.energy.cpu_share import WATTS_FROM, WATTS_PER_CORE
 from greenedge.train.toml_tables import setting
 
 OPTIMISERS = ("sgd", "momentum", "adam", "adamw")
@@ -223,8 +224,8 @@ class LedgerSettings:
     """
 
     source: str = setting("auto")
-    watts_per_core: float = setting(12.0, least=0.01, most=1000)
-    watts_from: str = setting("Green Algorithms' figure for any CPU (Lannelongue et al., 2021)")
+    watts_per_core: float = setting(WATTS_PER_CORE, least=0.01, most=1000)
+    watts_from: str = setting(WATTS_FROM)
     country: str = setting("")
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenedge.energy.carbon import carbon, intensity
-from greenedge.energy.estimate import CPU_BAND
+from greenedge.energy.cpu_share import CPU_BAND
 from greenedge.energy.evidence import Figure, figure_json
 from greenedge.errors import EvidenceError, GreenedgeError
 from greenedge.train.ledger import Ledger
@@ -17,9 +17,8 @@ from greenedge.train.recipe_config import LedgerSettings
 
 if TYPE_CHECKING:
     from greenedge.energy.clock import Clock
-    from greenedge.energy.meters import CounterMeter, SampledMeter
-
-    Meter = CounterMeter | SampledMeter
+    from greenedge.energy.meters import Meter
+    from greenedge.energy.proving import Proved
 
 
 def read_no_meter() -> float | None:
@@ -45,22 +44,24 @@ def open_power(settings: LedgerSettings, root: Path = Path("/"), clock: Clock | 
 
     Raises EvidenceError for a source that was named and gives nothing.
     """
+    from greenedge.energy.summed import sum_infos
+
     if settings.source == "none":
         yield Power(reason='[ledger] source is "none"')
         return
-    try:
-        meter = _open_live_meter(settings.source, root, clock)
-    except EvidenceError as error:
-        if settings.source != "auto":
-            raise
-        yield Power(reason=str(error).splitlines()[0])
-        return
-    meter.start()
-    try:
-        read, info = _joules_from_now(meter), meter.info
-        yield Power(read, info.id, info.scope, info.covers, info.evidence)
-    finally:
-        meter.stop()
+    with ExitStack() as opened:
+        try:
+            proved = _open_live_meters(settings.source, root, clock, opened)
+        except EvidenceError as error:
+            if settings.source != "auto":
+                raise
+            yield Power(reason=str(error).splitlines()[0])
+            return
+        info = sum_infos([meter.info for meter in proved.meters], [1.0] * len(proved.meters))
+        if len(proved.meters) == 1:
+            info = proved.meters[0].info
+        readers = [_joules_from_now(meter) for meter in proved.meters]
+        yield Power(lambda: sum(read() for read in readers), info.id, info.scope, info.covers, info.evidence)
 
 
 def _joules_from_now(meter: Meter) -> Callable[[], float]:
@@ -74,27 +75,18 @@ def _joules_from_now(meter: Meter) -> Callable[[], float]:
     return read
 
 
-def _open_live_meter(source: str, root: Path, clock: Clock | None) -> Meter:
-    """A meter on a source whose readings followed a load. Raises EvidenceError."""
-    from greenedge.energy import liveness
+def _open_live_meters(source: str, root: Path, clock: Clock | None, opened: ExitStack) -> Proved:
+    """The meters of one figure whose readings followed a load: with "auto" all packages of the processor. Raises
+    EvidenceError."""
     from greenedge.energy.clock import RealClock
-    from greenedge.energy.meters import CounterMeter, SampledMeter
-    from greenedge.energy.sources import find_all, open_source
+    from greenedge.energy.proving import How, make_cpu_plan, make_plan, prove_plan
 
     clock = clock or RealClock()
-    if source == "auto":
-        working = [
-            entry.id for entry in find_all(root) if entry.ok and entry.id.partition(":")[0] in ("powercap", "perf")
-        ]
-        if not working:
-            raise EvidenceError("no energy source of this machine's CPU can be read (greenedge energy probe says why)")
-        source = working[0]
-    opened = open_source(source, root, clock)
-    live = liveness.prove(opened, clock, _run_load)
-    if opened.info.kind == "counter":
-        return CounterMeter(opened, clock, live.period_s)
-    opened.close()
-    return SampledMeter.of(source, root, opened.info, clock)
+    plan = make_cpu_plan(root, clock) if source == "auto" else make_plan((source,), root, clock)
+    if plan is None:
+        raise EvidenceError("no energy source of this machine's CPU can be read (greenedge energy probe says why)")
+    proved, _ = prove_plan(plan, How(root, clock), _run_load, opened)
+    return proved[0]
 
 
 def _run_load(going: Callable[[], bool]) -> None:

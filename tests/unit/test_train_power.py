@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from greenedge.energy.clock import VirtualClock
+from greenedge.energy.coverage import Group
+from greenedge.energy.proving import Proved
 from greenedge.energy.source import SourceInfo
 from greenedge.errors import EvidenceError
 from greenedge.train import training_energy
@@ -44,7 +46,12 @@ def test_a_live_meter_counts_from_its_opening(monkeypatch):
     clock = VirtualClock()
     clock.sleep(5)
     meter = FakeMeter(clock)
-    monkeypatch.setattr(training_energy, "_open_live_meter", lambda *_: meter)
+
+    def open_meters(source, root, clock, opened):
+        opened.callback(meter.stop)
+        return Proved(Group(("powercap:0",)), (meter,), ())
+
+    monkeypatch.setattr(training_energy, "_open_live_meters", open_meters)
     with open_power(LedgerSettings()) as found:
         assert found.read() == pytest.approx(0, abs=0.01)  # the virtual clock moves a little at every look
         clock.sleep(3)

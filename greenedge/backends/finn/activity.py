@@ -16,6 +16,7 @@ from greenedge.hdl.axi_stream.simulation import _HARNESS, _quote, _run, sim_top
 from greenedge.hdl.netlist import NETLIST, netlist_sources
 from greenedge.hdl.switching import Switching, compile_counter, read_count, trace_all, trace_nets
 
+_PARTS = 10
 _COUNTER = Path(__file__).with_name("activity.cpp")
 
 
@@ -38,9 +39,32 @@ def count_switching(
         sources = build_dir.sources_of(folder)
     top = trace_all(sim_top(core, source, streams, build_dir.TIED).encode())
     model = compile_stream_counter({**sources, "sim_top.sv": top}, progress)
-    progress(f"counting toggles over {len(x)} samples")
-    said = run_stream_counter(model, folder, source, streams, x)
-    return read_count(said, len(x), "netlist" if netlist else "RTL", model)
+    level = "netlist" if netlist else "RTL"
+
+    def count(part: np.ndarray) -> Switching:
+        return read_count(run_stream_counter(model, folder, source, streams, part), len(part), level, model)
+
+    return count_in_parts(count, x, progress)
+
+
+def count_in_parts(
+    count: Callable[[np.ndarray], Switching], x: np.ndarray, progress: Callable[[str], None]
+) -> Switching:
+    """The sum over parts of the samples, so that it can be seen how far it is; where it is interrupted, of the parts
+    that were finished. Each part begins at reset, so the changes between its first sample and the one before are those
+    from the reset's values. Raises KeyboardInterrupt before the first part is finished."""
+    size = -(-len(x) // _PARTS)
+    done: list[Switching] = []
+    for begin in range(0, len(x), size):
+        progress(f"counting toggles: {begin} of {len(x)} samples")
+        try:
+            done.append(count(x[begin : begin + size]))
+        except KeyboardInterrupt:
+            if not done:
+                raise
+            break
+    toggles, cycles, samples = (sum(getattr(part, key) for part in done) for key in ("toggles", "cycles", "samples"))
+    return Switching(toggles, done[0].bits, cycles, samples, done[0].level, None if samples == len(x) else len(x))
 
 
 def compile_stream_counter(sources: dict[str, bytes], progress: Callable[[str], None]) -> Path:

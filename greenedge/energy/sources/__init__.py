@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from greenedge.energy.clock import Clock, RealClock
-from greenedge.energy.source import Probe, Source
+from greenedge.energy.source import Probe, Source, SourceFault
 from greenedge.errors import EvidenceError
 
 SOURCES = {
@@ -41,5 +41,10 @@ def find_all(root: Path = Path("/")) -> list[Probe]:
 
 
 def open_source(source_id: str, root: Path = Path("/"), clock: Clock | None = None) -> Source:
-    """Opens "family:rest". Raises SourceFault, or EvidenceError for an unknown family."""
-    return load(source_id.partition(":")[0]).open_source(source_id, root, clock or RealClock())
+    """Opens "family:rest"; settings may follow the id of a hwmon source. Raises SourceFault, or EvidenceError for an
+    unknown family."""
+    family = source_id.partition(":")[0].partition(",")[0]
+    if "," in source_id and family != "hwmon":
+        fix = f"give {source_id.partition(',')[0]} alone, or name its gain with --gain"
+        raise SourceFault(source_id, "absent", "scale=, sign= and take= are for sources of hwmon", fix)
+    return load(family).open_source(source_id, root, clock or RealClock())

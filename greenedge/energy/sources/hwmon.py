@@ -1,198 +1,161 @@
-"""Power sensors that Linux shows under /sys/class/hwmon: INA219/220/226/231/260/3221 and PMBus regulators.
+"""Power sensors and energy counters that Linux shows under /sys/class/hwmon: INA219/220/226/231/260/3221, PMBus
+regulators, GPUs (amdgpu, xe, i915), ACPI power meters, management controllers, batteries.
 
-power*_input is in µW, curr*_input mA, in*_input mV, update_interval ms (Documentation/hwmon/sysfs-interface). The power
-register holds the product of one conversion, so it is read where there is one; else voltage times current of a channel.
-Rail maps of boards are data: targets/rails/*.toml. Rails of a board are read one after the other, not at once.
+The power register holds the product of one conversion, so it is read where there is one; else voltage times current of
+a channel. Rail maps of boards are data: targets/rails/*.toml, and count only on the board that they name. Rails of a
+board are read one after the other, not at once.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import tomllib
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from greenedge.energy.clock import Clock
+from greenedge.energy.counter_unwrap import Unwrapper
+from greenedge.energy.machine import Machine, cure_rails, identify
 from greenedge.energy.source import Probe, Reading, SourceFault, SourceInfo
-from greenedge.errors import TargetError
-from greenedge.files.package_data import data_folder
+from greenedge.energy.sources.hwmon_tree import Channel, list_channels
+from greenedge.energy.sources.rails import Rail, RailMap, load_rails, rail_maps
+from greenedge.energy.sources.settings import Settings, split_settings
 
-# Greatest gain error of the sensor alone, from the first page of TI's data sheets INA226 (SBOS547), INA3221 (SBOS576)
-# and INA260 (SBOS656), taken as a rectangular bound; the shunt's tolerance comes on top. Other chips: unknown, --gain.
-_GAIN_BOUND = {"ina226": 0.001, "ina3221": 0.0025, "ina260": 0.0015}
-_FIX_ABSENT = "load the driver (sudo modprobe ina2xx or ina3221) and enable the sensor in the device tree"
-_FIX_DENIED = "sudo chmod o+r on its *_input files, or run as root"
-_MAX_FILE = 64 << 10
+__all__ = ["Hwmon", "HwmonCounter", "find", "load_rails", "open_source", "rail_maps"]
 
-
-@dataclass(frozen=True)
-class Rail:
-    """One rail of a map: the supply `name` is `channel` of the chip named `chip` (or the channel with this `label`)."""
-
-    name: str
-    group: str
-    chip: str
-    channel: int | None = None
-    label: str | None = None
-    scope: str = "rail"
-
-
-@dataclass(frozen=True)
-class RailMap:
-    """A board's rails by group; `groups` maps each group to its scope."""
-
-    name: str
-    title: str
-    rails: tuple[Rail, ...]
-    groups: dict[str, str]
-    source: str
-    experimental: bool = False
-
-
-def load_rails(path: Path) -> RailMap:
-    """A rail map. Raises TargetError with every reason."""
-    if path.stat().st_size > _MAX_FILE:
-        raise TargetError(f"{path.name}: is {path.stat().st_size:,} bytes; at most {_MAX_FILE:,} are read.")
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TargetError(f"{path.name}: is not TOML: {error}.") from None
-    known = {"name", "title", "source", "groups", "rail", "experimental"}
-    reasons = [
-        f"{path.name}: unknown key {key!r}; a rail map has: {', '.join(sorted(known))}."
-        for key in data
-        if key not in known
-    ]
-    reasons += [
-        f"{path.name}: key {key!r} is missing."
-        for key in ("name", "title", "source", "groups", "rail")
-        if not data.get(key)
-    ]
-    rails = []
-    for number, rail in enumerate(data.get("rail", []), 1):
-        extra = set(rail) - {"name", "group", "chip", "channel", "label"}
-        if extra or not {"name", "group", "chip"} <= set(rail) or ("channel" in rail) == ("label" in rail):
-            reasons.append(
-                f"{path.name}: rail {number} has {sorted(rail)}; it has name, group, chip and one of channel, label."
-            )
-        elif rail["group"] not in data.get("groups", {}):
-            reasons.append(
-                f"{path.name}: rail {rail['name']!r} is in group {rail['group']!r}; [groups] has none of that name."
-            )
-        else:
-            rails.append(Rail(scope=data["groups"][rail["group"]], **rail))
-    if data.get("name") != path.stem:
-        reasons.append(f"{path.name}: name is {data.get('name')!r}; it must be the file's, {path.stem!r}.")
-    if reasons:
-        raise TargetError("\n".join(reasons))
-    return RailMap(
-        data["name"], data["title"], tuple(rails), data["groups"], data["source"], data.get("experimental", False)
-    )
-
-
-def rail_maps() -> list[RailMap]:
-    """All maps that ship with greenedge. Raises TargetError."""
-    return [load_rails(path) for path in sorted((data_folder("targets") / "rails").glob("*.toml"))]
+_MAX_W = 500.0
+_MACHINE_W = 5000.0  # of a whole machine: a server with eight GPUs stays below
+_LEAST_W = 0.5  # of what a firmware reports on: below, its unit may not be the one of hwmon
+_APART = 4.0  # power over voltage times current, which are of different moments: beyond, one of them is wrong
+_LOOKS = 3
 
 
 def find(root: Path) -> list[Probe]:
-    """Every channel with a power, and every group of a rail map whose rails are all there."""
-    chips = _chips(root)
-    if not chips:
-        return [
-            Probe(
-                "hwmon",
-                "rail",
-                "supply rails",
-                f"there is no power sensor under {root / 'sys/class/hwmon'}",
-                _FIX_ABSENT,
-            )
-        ]
+    """Every channel with a power or an energy, and every group of this board's rail map whose rails are all there."""
+    machine = identify(root)
+    channels = list_channels(root, machine)
+    if not channels:
+        said = f"there is no power sensor under {root / 'sys/class/hwmon'}; this machine is {machine}"
+        return [Probe("hwmon", "rail", "supply rails", said, cure_rails(machine))]
     found = []
-    for chip in chips:
-        for channel in _channels(chip.folder):
-            source = f"hwmon:{chip.folder.name}:{channel}"
-            try:
-                reader = open_source(source, root, _NoClock())
-                reader.read()
-                found.append(Probe(source, "rail", reader.info.covers))
-                reader.close()
-            except SourceFault as fault:
-                found.append(
-                    Probe(source, "rail", f"{chip.name} channel {channel}", fault.reason, fault.fix, fault.kind)
-                )
     for board in rail_maps():
         for group, scope in board.groups.items():
-            if all(_locate(rail, chips) for rail in board.rails if rail.group == group):
+            rails = [rail for rail in board.rails if rail.group == group]
+            if machine.is_named(board.machine) and all(_locate(rail, channels) for rail in rails):
                 found.append(Probe(f"hwmon:{board.name}/{group}", scope, f"{board.name} {group}"))
+    for channel in channels:
+        try:
+            reader = _open(channel.id, [channel], channel.covers, channel.scope, _NoClock(), Settings(), machine)
+            reader.read()
+            reader.close()
+            found.append(Probe(channel.id, channel.scope, channel.covers))
+        except SourceFault as fault:
+            found.append(Probe(channel.id, channel.scope, channel.covers, fault.reason, fault.fix, fault.kind))
     return found
 
 
-def open_source(source_id: str, root: Path, clock: Clock) -> Hwmon:
-    """hwmon:FOLDER:CHANNEL, or hwmon:BOARD/GROUP of a rail map. Raises SourceFault."""
-    rest, chips = source_id.partition(":")[2], _chips(root)
-    if "/" in rest:
-        return _open_group(source_id, rest, chips, clock)
-    folder, _, channel = rest.partition(":")
-    chip = next((chip for chip in chips if chip.folder.name == folder), None)
-    if chip is None or not channel.isdigit() or int(channel) not in _channels(chip.folder):
-        raise SourceFault(source_id, "absent", "there is no such channel under /sys/class/hwmon", _FIX_ABSENT)
-    label = _label(chip.folder, int(channel)) or f"{chip.name} channel {channel}"
-    return Hwmon(source_id, [(chip, int(channel))], label, "rail", clock)
+def open_source(source_id: str, root: Path, clock: Clock) -> Hwmon | HwmonCounter:
+    """hwmon:FOLDER:CHANNEL, hwmon:FOLDER:energyCHANNEL, or hwmon:BOARD/GROUP of a rail map; settings may follow (see
+    `settings`). Raises SourceFault."""
+    bare, settings = split_settings(source_id)
+    machine = identify(root)
+    channels = list_channels(root, machine)
+    if "/" in bare:
+        board, group = _board_of(bare, machine)
+        places = {rail.name: _locate(rail, channels) for rail in board.rails if rail.group == group}
+        missing = [name for name, place in places.items() if place is None]
+        if missing:
+            said = f"rails without a sensor: {', '.join(missing)}"
+            raise SourceFault(source_id, "absent", said, cure_rails(machine))
+        rails = [place for place in places.values() if place is not None]
+        return _open(source_id, rails, f"{board.name} {group}", board.groups[group], clock, settings, machine)
+    channel = next((channel for channel in channels if channel.id == bare), None)
+    if channel is None:
+        said = f"there is no such channel under {root / 'sys/class/hwmon'}"
+        fix = "greenedge energy probe lists them" if channels else cure_rails(machine)
+        raise SourceFault(source_id, "absent", said, fix)
+    return _open(source_id, [channel], channel.covers, channel.scope, clock, settings, machine)
 
 
-def _open_group(source_id: str, rest: str, chips: list[_Chip], clock: Clock) -> Hwmon:
-    name, _, group = rest.partition("/")
-    board = next((board for board in rail_maps() if board.name == name), None)
-    rails = [rail for rail in board.rails if rail.group == group] if board else []
-    if board is None or not rails:
-        raise SourceFault(source_id, "absent", f"no rail map has {rest!r}", "greenedge energy probe lists them")
-    places = {rail.name: _locate(rail, chips) for rail in rails}
-    missing = [name for name, place in places.items() if place is None]
-    if missing:
-        raise SourceFault(source_id, "absent", f"rails without a sensor: {', '.join(missing)}", _FIX_ABSENT)
-    return Hwmon(
-        source_id,
-        [place for place in places.values() if place is not None],
-        f"{name} {group}",
-        board.groups[group],
-        clock,
-    )
+def _board_of(bare: str, machine: Machine) -> tuple[RailMap, str]:
+    """(rail map, group) of hwmon:BOARD/GROUP. Raises SourceFault where there is none, or on another machine."""
+    name, _, group = bare.partition(":")[2].partition("/")
+    board = next((board for board in rail_maps() if board.name == name and group in board.groups), None)
+    if board is None:
+        raise SourceFault(
+            bare, "absent", f"no rail map has {name + '/' + group!r}", "greenedge energy probe lists them"
+        )
+    if not machine.is_named(board.machine):
+        said = f"its rails are those of {board.title.partition(':')[0]}, and this machine is {machine}"
+        fix = (
+            "name the sensor itself, hwmon:hwmonN:CHANNEL, whose scope is one rail (greenedge energy probe lists them)"
+        )
+        raise SourceFault(bare, "absent", said, fix)
+    return board, group
+
+
+def _open(
+    source: str,
+    channels: Sequence[Channel],
+    covers: str,
+    scope: str,
+    clock: Clock,
+    settings: Settings,
+    machine: Machine,
+) -> Hwmon | HwmonCounter:
+    if channels[0].kind == "counter":
+        return HwmonCounter(source, channels[0], clock, settings)
+    return Hwmon(source, channels, covers, scope, clock, settings, machine)
 
 
 class Hwmon:
     """The watts of one channel or the sum of several. Files stay open and are read with pread."""
 
-    def __init__(self, source: str, channels: list[tuple[_Chip, int]], covers: str, scope: str, clock: Clock):
-        self.clock = clock
-        periods = [chip.update_s for chip, _ in channels if chip.update_s is not None]
-        kinds = [re.split(r"[_-]", chip.name)[0] for chip, _ in channels]
-        gains = [_GAIN_BOUND[kind] for kind in kinds if kind in _GAIN_BOUND]
-        notes = ["shunt tolerance is the board's and not included"]
-        if len(channels) > 1:
-            notes.append(f"{len(channels)} rails are read one after the other")
+    def __init__(
+        self,
+        source: str,
+        channels: Sequence[Channel],
+        covers: str,
+        scope: str,
+        clock: Clock,
+        settings: Settings,
+        machine: Machine,
+    ):
+        self.clock, self._channels, self._settings, self._machine = clock, channels, settings, machine
+        periods = [channel.update_s for channel in channels if channel.update_s is not None]
+        gains = [channel.gain_bound for channel in channels if channel.gain_bound is not None]
+        whole = channels[0].told or channels[0].battery is not None
+        notes = [*channels[0].notes] if whole else ["shunt tolerance is the board's and not included"]
+        notes += [f"{len(channels)} rails are read one after the other"] if len(channels) > 1 else []
         self.info = SourceInfo(
             source,
             "power",
             scope,
             covers,
-            max_power_w=500.0,
-            notes=tuple(notes),
+            max_power_w=_MACHINE_W if whole or scope == "board" else _MAX_W,
+            notes=(*notes, *settings.notes),
             update_period_s=max(periods) if len(periods) == len(channels) else None,
             gain_rel=max(gains) / 3**0.5 if len(gains) == len(channels) else None,
-            host_included=None,
+            host_included=True if channels[0].battery or channels[0].chip == "power_meter" else None,
+            overlaps=channels[0].overlaps,
         )
-        self._files = [_channel_files(chip.folder, channel, source) for chip, channel in channels]
+        product = settings.take == "product"
+        self._files = [_open_files(c.product if product and c.product else c.files, source, machine) for c in channels]
+        try:
+            self._signs = [self._compare(channel) for channel in channels]
+        except SourceFault:
+            self.close()
+            raise
 
     def read(self) -> Reading:
+        for channel in self._channels:
+            if channel.battery is not None:
+                self._require_discharge(channel)
         t0 = self.clock.now()
-        watts = sum(self._power(files) for files in self._files)
+        watts = sum(sign * self._product(files) for sign, files in zip(self._signs, self._files, strict=True))
         t1 = self.clock.now()
-        if not 0 <= watts <= self.info.max_power_w:
-            raise SourceFault(
-                self.info.id, "implausible", f"it reads {watts:.6g} W", "check the shunt in the device tree"
-            )
+        watts *= (self._settings.scale or 1) * (self._settings.sign or 1)
+        self._require_plausible(watts)
         return Reading(t0, t1, watts)
 
     def close(self) -> None:
@@ -200,30 +163,102 @@ class Hwmon:
             for fd, _ in files:
                 os.close(fd)
 
-    def _power(self, files: list[tuple[int, float]]) -> float:
-        product = 1.0
-        for fd, scale in files:
-            try:
-                text = os.pread(fd, 32, 0).strip()
-            except OSError as error:
-                raise SourceFault(
-                    self.info.id, "dead", f"reading it gives {error.strerror}", "check the I2C bus"
-                ) from None
-            if not re.fullmatch(rb"-?\d+", text):
-                raise SourceFault(
-                    self.info.id, "implausible", f"it holds {text[:24]!r}, not a whole number", "report the driver"
-                )
-            product *= int(text) * scale
-        return product
+    def _require_plausible(self, watts: float) -> None:
+        source, told = self.info.id, self._channels[0].told
+        if watts < 0 and self._settings.sign is None:
+            said = f"it reads {watts:.6g} W: its current flows the other way than its driver counts"
+            raise SourceFault(source, "implausible", said, f"--source {source},sign=-1 where it is wired that way")
+        if not 0 <= watts <= self.info.max_power_w:
+            said = f"it reads {watts:.6g} W"
+            raise SourceFault(
+                source, "implausible", said, f"check the shunt of the sensor, or --source {source},scale=…"
+            )
+        # A device that is off takes 0 W; what a firmware reports on takes watts while it is on.
+        if told and 0 < watts < _LEAST_W and self._settings.scale is None:
+            said = f"{self._channels[0].covers} reads {watts:.3g} W, less than what a firmware reports on takes"
+            fix = (
+                f"its driver may not give µW: --source {source},scale=1000 if mW ({watts * 1e3:.3g} W), "
+                f"{source},scale=1000000 if W ({watts * 1e6:.3g} W), "
+                f"scale=1 if it is right, whichever the machine's own display says"
+            )
+            raise SourceFault(source, "implausible", said, fix)
+
+    def _require_discharge(self, channel: Channel) -> None:
+        """Raises SourceFault unless all that the machine takes comes from the battery."""
+        assert channel.battery is not None
+        source = self.info.id
+        try:
+            status = (channel.battery / "status").read_text(encoding="ascii", errors="replace")[:64].strip()
+        except OSError:
+            status = ""
+        if status == "Discharging" or (not status and self._settings.sign is not None):
+            return
+        if status:
+            said = f"the battery says {status!r}: what flows through it is not what the machine takes"
+            raise SourceFault(source, "implausible", said, "unplug the power supply while it is measured")
+        said = f"whether {channel.chip} charges or discharges is not said: there is no {channel.battery / 'status'}"
+        fix = f"unplug the power supply and say --source {source},sign=1, or sign=-1 where it counts discharge below 0"
+        raise SourceFault(source, "implausible", said, fix)
+
+    def _compare(self, channel: Channel) -> float:
+        """The sign of the channel's current, for a power register that has none. Raises SourceFault where the power is
+        far from voltage times current."""
+        if not channel.product or self._settings.take == "product" or channel.battery is not None:
+            return 1.0
+        files = _open_files(channel.product, self.info.id, self._machine)
+        power = _open_files(channel.files, self.info.id, self._machine)
+        try:
+            for _ in range(_LOOKS):
+                watts, other = self._product(power), self._product(files)
+                small, great = sorted((abs(watts), abs(other)))
+                if great <= max(_APART * small, 0.05) or self._settings.take == "power":
+                    return -1.0 if other < 0 < watts and self._settings.take is None else 1.0
+        finally:
+            for fd, _ in (*files, *power):
+                os.close(fd)
+        raise SourceFault(
+            self.info.id,
+            "implausible",
+            f"its power is {watts:.3g} W and its voltage times its current {other:.3g} W",
+            f"--source {self.info.id},take=power or {self.info.id},take=product, whichever a second meter confirms",
+        )
+
+    def _product(self, files: list[tuple[int, float]]) -> float:
+        return _product(files, self.info.id)
 
 
-@dataclass(frozen=True)
-class _Chip:
-    """A hwmon folder, the driver's name of the chip, its update interval in s."""
+class HwmonCounter:
+    """An energy counter (energy*_input), in joules since it was opened."""
 
-    folder: Path
-    name: str
-    update_s: float | None
+    def __init__(self, source: str, channel: Channel, clock: Clock, settings: Settings):
+        self.clock, self._scale = clock, settings.scale or 1.0
+        if settings.sign == -1 or settings.take:
+            raise SourceFault(
+                source, "absent", "a counter has neither a sign nor a choice", "leave sign= and take= out"
+            )
+        self.info = SourceInfo(
+            source,
+            "counter",
+            channel.scope,
+            channel.covers,
+            lsb_j=1e-6 * self._scale,
+            max_power_w=2000.0,
+            overlaps=channel.overlaps,
+            host_included=False if channel.covers.startswith("gpu") else None,
+            notes=(*channel.notes, *settings.notes, "gain is not stated by the maker"),
+        )
+        self._files = _open_files(channel.files, source, Machine("unknown"))
+        self._unwrap = Unwrapper()
+
+    def read(self) -> Reading:
+        t0 = self.clock.now()
+        joules = _product(self._files, self.info.id) * self._scale
+        t1 = self.clock.now()
+        return Reading(t0, t1, self._unwrap.add(self.info, (t0 + t1) / 2, joules))
+
+    def close(self) -> None:
+        for fd, _ in self._files:
+            os.close(fd)
 
 
 class _NoClock:
@@ -236,34 +271,25 @@ class _NoClock:
         raise AssertionError("probing does not wait")
 
 
-def _chips(root: Path) -> list[_Chip]:
-    chips = []
-    for folder in sorted((root / "sys/class/hwmon").glob("hwmon*")):
-        name = _word(folder / "name")
-        interval = _word(folder / "update_interval")
-        if name and _channels(folder):
-            chips.append(_Chip(folder, name, int(interval) / 1e3 if interval and interval.isdigit() else None))
-    return chips
+def _product(files: list[tuple[int, float]], source: str) -> float:
+    """The product of the files' whole numbers, each with its factor. Raises SourceFault."""
+    product = 1.0
+    for fd, scale in files:
+        try:
+            text = os.pread(fd, 32, 0).strip()
+        except OSError as error:
+            raise SourceFault(
+                source, "dead", f"reading it gives {error.strerror}", "check the bus of the sensor"
+            ) from None
+        if not re.fullmatch(rb"-?\d+", text):
+            said = f"it holds {text[:24]!r}, not a whole number"
+            raise SourceFault(source, "implausible", said, "report the driver")
+        product *= int(text) * scale
+    return product
 
 
-def _channels(folder: Path) -> list[int]:
-    """Numbers of channels with a power register, or with both a current and a voltage."""
-
-    def numbers(kind: str) -> set[int]:
-        found = (re.fullmatch(rf"{kind}(\d+)_input", path.name) for path in folder.glob(f"{kind}*_input"))
-        return {int(match.group(1)) for match in found if match}
-
-    return sorted(numbers("power") | (numbers("curr") & numbers("in")))
-
-
-def _channel_files(folder: Path, channel: int, source: str) -> list[tuple[int, float]]:
-    power = folder / f"power{channel}_input"
-    wanted = (
-        [(power, 1e-6)]
-        if power.exists()
-        else [(folder / f"in{channel}_input", 1e-3), (folder / f"curr{channel}_input", 1e-3)]
-    )
-    files = []
+def _open_files(wanted: Sequence[tuple[Path, float]], source: str, machine: Machine) -> list[tuple[int, float]]:
+    files: list[tuple[int, float]] = []
     for path, scale in wanted:
         try:
             files.append((os.open(path, os.O_RDONLY), scale))
@@ -271,35 +297,20 @@ def _channel_files(folder: Path, channel: int, source: str) -> list[tuple[int, f
             for fd, _ in files:
                 os.close(fd)
             denied = isinstance(error, PermissionError)
+            needed = " ".join(str(path) for path, _ in wanted)
             raise SourceFault(
                 source,
                 "denied" if denied else "absent",
                 f"{path}: {error.strerror}",
-                _FIX_DENIED if denied else _FIX_ABSENT,
+                f"sudo chmod o+r {needed}, or run as root" if denied else cure_rails(machine),
             ) from None
     return files
 
 
-def _locate(rail: Rail, chips: list[_Chip]) -> tuple[_Chip, int] | None:
-    for chip in chips:
-        if chip.name != rail.chip:
-            continue
-        for channel in _channels(chip.folder):
-            if channel == rail.channel or (rail.label and _label(chip.folder, channel) == rail.label):
-                return chip, channel
+def _locate(rail: Rail, channels: Sequence[Channel]) -> Channel | None:
+    """The channel of a rail."""
+    for channel in channels:
+        if channel.chip == rail.chip and channel.kind == "power":
+            if channel.number == rail.channel or (rail.label and channel.label == rail.label):
+                return channel
     return None
-
-
-def _label(folder: Path, channel: int) -> str | None:
-    for kind in ("power", "in", "curr"):
-        text = _word(folder / f"{kind}{channel}_label")
-        if text:
-            return text
-    return None
-
-
-def _word(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="ascii", errors="replace")[:64].strip() or None
-    except OSError:
-        return None

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from greenedge.energy.clock import Clock
 from greenedge.energy.counter_unwrap import Unwrapper
+from greenedge.energy.machine import cure_cpu, identify
 from greenedge.energy.source import Probe, Reading, SourceFault, SourceInfo
 
 _PMU = "sys/bus/event_source/devices/power"
@@ -41,7 +42,9 @@ def find(root: Path) -> list[Probe]:
     events = sorted((root / _PMU / "events").glob("energy-*"))
     events = [path for path in events if _NAME.fullmatch(path.name)]
     if not events:
-        return [Probe("perf", "chip", "cpu package", f"there is no {root / _PMU}", _FIX_ABSENT)]
+        machine = identify(root)
+        said = f"there is no {root / _PMU}; this machine is {machine}"
+        return [Probe("perf", "chip", "cpu package", said, cure_cpu(machine))]
     return [
         Probe(f"perf:{path.name}", *reversed(_COVERS.get(path.name, (path.name, "chip", ()))[:2])) for path in events
     ]

@@ -13,14 +13,18 @@ from pathlib import Path
 
 from greenedge.energy.clock import Clock
 from greenedge.energy.counter_unwrap import Unwrapper
+from greenedge.energy.machine import cure_cpu, identify
 from greenedge.energy.source import Probe, Reading, SourceFault, SourceInfo
 
 _ZONE = re.compile(r"intel-rapl(-mmio)?:\d+(:\d+)?")
+# Both files of every zone, until the next start; the rule for every start after it.
 _FIX_DENIED = (
-    'sudo chmod o+r on its energy_uj, or the udev rule SUBSYSTEM=="powercap", '
-    'RUN+="/bin/chmod o+r /sys%p/energy_uj" in /etc/udev/rules.d/60-rapl.rules'
+    "sudo chmod o+r /sys/class/powercap/intel-rapl*:*/energy_uj /sys/class/powercap/intel-rapl*:*/max_energy_range_uj; "
+    'for good the udev rule SUBSYSTEM=="powercap", RUN+="/bin/chmod -f o+r /sys%p/energy_uj '
+    '/sys%p/max_energy_range_uj" in /etc/udev/rules.d/60-rapl.rules'
 )
-_FIX_ABSENT = "sudo modprobe intel_rapl_msr; in a virtual machine there is no counter: use an external meter"
+_FIX_GONE = "greenedge energy probe lists the zones that there are"
+_NO_RANGE = "its range is not stated: where it wraps the measurement ends"
 _UPDATE_S = 976e-6
 _PACKAGE_MAX_W = 1000.0
 
@@ -30,7 +34,9 @@ def find(root: Path) -> list[Probe]:
     folder = root / "sys/class/powercap"
     zones = [path for path in sorted(folder.glob("intel-rapl*:*")) if _ZONE.fullmatch(path.name)]
     if not zones:
-        return [Probe("powercap", "chip", "cpu package", f"there is no {folder}/intel-rapl:*", _FIX_ABSENT)]
+        machine = identify(root)
+        said = f"there is no {folder}/intel-rapl:*; this machine is {machine}"
+        return [Probe("powercap", "chip", "cpu package", said, cure_cpu(machine))]
     found = []
     for zone in zones:
         try:
@@ -47,7 +53,7 @@ def open_source(source_id: str, root: Path, clock: Clock, max_power_w: float = _
     name = source_id.partition(":")[2]
     folder = root / "sys/class/powercap"
     if not _ZONE.fullmatch(name) or not (folder / name).is_dir():
-        raise SourceFault(source_id, "absent", f"there is no {folder / name}", _FIX_ABSENT)
+        raise SourceFault(source_id, "absent", f"there is no {folder / name}", cure_cpu(identify(root)))
     return Powercap(folder / name, clock, max_power_w)
 
 
@@ -77,8 +83,9 @@ class Powercap:
         self.clock = clock
         source = f"powercap:{zone.name}"
         covers, scope, overlaps = _cover(zone, sorted(zone.parent.glob("intel-rapl*:*")))
-        span = _read_number(zone / "max_energy_range_uj", source) / 1e6
-        if span <= 0:
+        stated = (zone / "max_energy_range_uj").exists()  # some drivers of AMD's leave it out
+        span = _read_number(zone / "max_energy_range_uj", source) / 1e6 if stated else None
+        if span is not None and span <= 0:
             raise SourceFault(source, "implausible", f"max_energy_range_uj is {span * 1e6:g}", "report the machine")
         self.info = SourceInfo(
             source,
@@ -91,7 +98,7 @@ class Powercap:
             max_power_w=max_power_w,
             overlaps=overlaps,
             host_included=True,
-            notes=("gain is not stated by the maker",),
+            notes=("gain is not stated by the maker", *(() if stated else (_NO_RANGE,))),
         )
         self._path = zone / "energy_uj"
         self._fd = _open(self._path, source)
@@ -106,7 +113,7 @@ class Powercap:
         t0 = self.clock.now()
         raw = self.raw()
         t1 = self.clock.now()
-        if raw > self._range_j:
+        if self._range_j is not None and raw > self._range_j:
             raise SourceFault(
                 self.info.id,
                 "implausible",
@@ -158,14 +165,14 @@ def _open(path: Path, source: str) -> int:
     except PermissionError:
         raise SourceFault(source, "denied", f"{path} may be read by root alone", _FIX_DENIED) from None
     except OSError as error:
-        raise SourceFault(source, "absent", f"{path}: {error.strerror}", _FIX_ABSENT) from None
+        raise SourceFault(source, "absent", f"{path}: {error.strerror}", _FIX_GONE) from None
 
 
 def _text(path: Path, source: str) -> str:
     try:
         return path.read_text(encoding="ascii", errors="replace")[:64].strip()
     except OSError as error:
-        raise SourceFault(source, "absent", f"{path}: {error.strerror}", _FIX_ABSENT) from None
+        raise SourceFault(source, "absent", f"{path}: {error.strerror}", _FIX_GONE) from None
 
 
 def _read_number(path: Path, source: str) -> float:

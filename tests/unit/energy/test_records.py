@@ -18,12 +18,13 @@ from typer.testing import CliRunner
 
 from greenedge.energy import carbon, estimate, importers, results, stats
 from greenedge.energy.commands import app
+from greenedge.energy.counter_unwrap import Unwrapper
 from greenedge.energy.evidence import Figure
 from greenedge.energy.measurement import measure
 from greenedge.energy.method import Method
 from greenedge.energy.sampler import SamplerProcess
 from greenedge.energy.simulate import FakePowercapTree
-from greenedge.energy.source import SourceFault, Trace, integrate
+from greenedge.energy.source import SourceFault, SourceInfo, Trace, integrate
 from greenedge.energy.workloads import CallableWorkload, CommandWorkload, SerialWorkload
 from greenedge.errors import GreenedgeError
 from tests.unit.energy.fakes import hwmon_chip
@@ -131,6 +132,40 @@ def _tiny(path: Path, energies, seconds=11.0, median=None):
     text = "".join(TRIAL.format(k=k, s=seconds, t=e * 500, e=e) for k, e in enumerate(energies))
     path.write_text(text + f"Median energy cost is {median or np.median(energies):.4f} uJ/inf.\n")
     return path
+
+
+def test_the_streaming_wake_word_is_not_asked_for_trials(tmp_path):
+    path = _tiny(tmp_path / "r.txt", [100, 101])
+    path.write_text("Running sww01 in energy mode\n" + path.read_text())
+    assert importers.mlperf_tiny_row(path)["flags"] == []
+    path.write_text(path.read_text().replace("sww01", "kws01"))
+    assert importers.mlperf_tiny_row(path)["flags"] == ["MLPerf Tiny asks for 5 trials, there are 2"]
+
+
+def test_sentences_hold_numbers_and_no_types():
+    with pytest.raises(GreenedgeError) as caught:
+        Trace(np.array([0.0, 2.0, 1.0]), np.ones(3))
+    assert str(caught.value) == (
+        "time does not rise at sample 2 of the trace (1.0 s after 2.0 s); sort it, or record it again."
+    )
+    with pytest.raises(SourceFault, match="it reads nan J"):
+        Unwrapper().add(SourceInfo("a", "counter", "chip", "cpu"), 0.0, np.float64("nan"))
+
+
+def test_a_header_alone_is_one_sentence_without_a_warning(tmp_path, recwarn):
+    for kind, text in {
+        "trace": "time_s,power_w\n",
+        "codecarbon": "timestamp,duration,energy_consumed\n",
+        "toggles": "net,toggles\n",
+        "perf": "# started on\n",
+        "mlperf-tiny": "Results\n",
+    }.items():
+        path = tmp_path / f"{kind}.csv"
+        path.write_text(text)
+        words = ("--device", "ice40up5k", "--cycles", "10", "--clock-hz", "1e6") if kind == "toggles" else ()
+        done = CliRunner().invoke(app, ["replay", str(path), "--as", kind, "--window", "0:1", *words])
+        assert done.exit_code in (1, 3) and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
+    assert not recwarn.list
 
 
 def test_mlperf_tiny_logs(tmp_path):

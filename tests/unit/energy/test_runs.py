@@ -55,6 +55,72 @@ def test_an_estimate_is_kept_and_shown(run):
     assert json.loads(cli("report", run, "--json", "-o", run / "../page.html").stdout)["runs"][0]["summary"]["energy"]
 
 
+def test_an_estimate_needs_no_option(run):
+    """The ledger's watts per core, and its label; a TDP in part is asked for whole."""
+    done = cli("energy", "measure", run, "--source", "estimate", "--window", "0.2")
+    assert "12 W per core, Green Algorithms' figure for any CPU" in done.stdout
+    (row,) = results.load(run / "6-measure/estimate-cpu.json")["rows"]
+    total = row["figures"]["total"]
+    assert total["low"] == pytest.approx(0.4 * total["energy_estimate_j"]) and row["evidence"] == "estimated"
+    assert total["high"] == pytest.approx(1.6 * total["energy_estimate_j"])
+    (run / "6-measure/estimate-cpu.json").unlink()
+
+
+def test_what_was_estimated_before_an_interruption_is_kept(run, monkeypatch):
+    from greenedge.energy import request
+
+    estimate, seen = request._cpu_estimate, []
+
+    def once(*words):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(words)
+        return estimate(*words)
+
+    monkeypatch.setattr(request, "_cpu_estimate", once)
+    words = ("energy", "measure", run, "--runtime", "onnxruntime", "--batch", "4", "--batch", "1", "--source")
+    done = cli(*words, "estimate", "--window", "0.2")
+    assert "the command was interrupted: what was finished is here, the rest is not" in done.stdout
+    (row,) = results.load(run / "6-measure/estimate-cpu.json")["rows"]
+    assert row["batch"] == 4
+    assert "interrupted; nothing was written" in cli(*words, "estimate", "--window", "0.2", code=130).stderr
+    (run / "6-measure/estimate-cpu.json").unlink()
+
+
+@pytest.mark.parametrize("stop", [None, 0, 3])
+def test_toggles_are_counted_in_parts(stop):
+    """Progress says how far it is; the parts that were finished before an interruption count."""
+    from greenedge.backends.finn.activity import count_in_parts
+    from greenedge.hdl.switching import Switching
+
+    said, parts = [], []
+
+    def count(part):
+        if len(parts) == stop:
+            raise KeyboardInterrupt
+        parts.append(part)
+        return Switching(int(part.sum()), 7, 10 * len(part), len(part), "netlist")
+
+    x = np.arange(25)
+    if stop == 0:
+        with pytest.raises(KeyboardInterrupt):
+            count_in_parts(count, x, said.append)
+        return
+    found = count_in_parts(count, x, said.append)
+    assert said[:2] == ["counting toggles: 0 of 25 samples", "counting toggles: 3 of 25 samples"]
+    n = 25 if stop is None else 9
+    assert found == Switching(int(x[:n].sum()), 7, 10 * n, n, "netlist", None if stop is None else 25)
+
+
+def test_an_interrupted_count_says_so():
+    from greenedge.energy.estimate import Activity, fpga_row
+
+    row = fpga_row("a", "ice40up5k", 12e6, Activity(1000, 1.0, 5, samples=40, asked=100), cycles=100, streaming=True)
+    assert "toggles of the netlist on 40 of 100 real vectors (interrupted), without delays" in " ".join(
+        row["source"]["notes"]
+    )
+
+
 def test_energy_of_another_build_is_not_shown(run):
     cli("energy", "measure", run, *TDP)
     path = run / "6-measure/estimate-cpu.json"
@@ -80,10 +146,8 @@ def test_what_a_run_says_where_nothing_can_be_measured(run, tmp_path, monkeypatc
     )
     done = cli("energy", "measure", run, *TDP, "--require", "measured", "--json", code=3)
     assert json.loads(done.stdout)["error"]["exit_code"] == 3
-    assert (
-        "an estimate from CPU time needs --tdp in watts"
-        in cli("energy", "measure", run, "--source", "estimate", code=1).stderr
-    )
+    said = cli("energy", "measure", run, "--source", "estimate", "--tdp", "15", code=1).stderr
+    assert "an estimate from CPU time needs --tdp in watts" in said
     assert "is no run: it has no manifest.json" in cli("energy", "measure", tmp_path, *TDP, code=1).stderr
     fakes.install(monkeypatch)
     fakes.write_board(tmp_path)

@@ -24,7 +24,7 @@ from greenedge.energy.sources import zeus as zeus_bridge
 from greenedge.energy.sources.joulescope import Joulescope
 from greenedge.energy.sources.otii import Otii
 from greenedge.errors import EvidenceError, TargetError
-from tests.unit.energy.fakes import NVML_STUB, hwmon_chip, setup
+from tests.unit.energy.fakes import NVML_STUB, device_tree, hwmon_chip, setup
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -177,9 +177,10 @@ def test_powercap_denied(tmp_path, monkeypatch):
     with pytest.raises(SourceFault) as caught:
         powercap.open_source("powercap:intel-rapl:0", tmp_path, clock)
     assert str(caught.value) == (
-        f"powercap:intel-rapl:0: {place} may be read by root alone (cure: sudo chmod o+r on its energy_uj, or the "
-        "udev rule "
-        'SUBSYSTEM=="powercap", RUN+="/bin/chmod o+r /sys%p/energy_uj" in /etc/udev/rules.d/60-rapl.rules).'
+        f"powercap:intel-rapl:0: {place} may be read by root alone (cure: sudo chmod o+r "
+        "/sys/class/powercap/intel-rapl*:*/energy_uj /sys/class/powercap/intel-rapl*:*/max_energy_range_uj; for good "
+        'the udev rule SUBSYSTEM=="powercap", RUN+="/bin/chmod -f o+r /sys%p/energy_uj /sys%p/max_energy_range_uj" in '
+        "/etc/udev/rules.d/60-rapl.rules)."
     )
 
 
@@ -294,22 +295,23 @@ def test_hwmon_power_and_product_and_rail_maps(tmp_path):
         },
     )
     hwmon_chip(tmp_path, 2, "coretemp", temp1_input="40000")
-    found = {f.id: (f.scope, f.ok) for f in hwmon.find(tmp_path)}
-    assert found == {
-        "hwmon:hwmon0:1": ("rail", True),
-        "hwmon:hwmon1:1": ("rail", True),
-        "hwmon:hwmon1:2": ("rail", True),
+    rails = {f"hwmon:hwmon{place}": ("rail", True) for place in ("0:1", "1:1", "1:2")}
+    assert {f.id: (f.scope, f.ok) for f in hwmon.find(tmp_path)} == rails
+    device_tree(tmp_path, "NVIDIA Jetson Orin Nano Developer Kit", "nvidia,p3768-0000+p3767-0005", "nvidia,p3767-0005")
+    assert {f.id: (f.scope, f.ok) for f in hwmon.find(tmp_path)} == rails | {
         "hwmon:jetson-orin-nx/input": ("module", True),
         "hwmon:jetson-orin-nx/cpu-gpu": ("rail", True),
-        "hwmon:kv260/som": ("module", True),
     }
+    device_tree(tmp_path, "ZynqMP ZCU102 Rev1.0", "xlnx,zynqmp-zcu102-rev1.0", "xlnx,zynqmp-zcu102", "xlnx,zynqmp")
+    with pytest.raises(SourceFault, match="rails without a sensor: VCCPSINTFP"):
+        hwmon.open_source("hwmon:zcu102/ps", tmp_path, VirtualClock())
+    device_tree(tmp_path, "ZynqMP KV260 revB", "xlnx,zynqmp-sk-kv260-revB", "xlnx,zynqmp")
+    assert {f.id: (f.scope, f.ok) for f in hwmon.find(tmp_path)} == rails | {"hwmon:kv260/som": ("module", True)}
     clock = VirtualClock()
     som = hwmon.open_source("hwmon:kv260/som", tmp_path, clock)
     assert som.read().value == pytest.approx(4.25) and som.info.update_period_s == 0.07
     assert som.info.gain_rel == pytest.approx(0.0015 / 3**0.5)
     assert hwmon.open_source("hwmon:hwmon1:2", tmp_path, clock).read().value == pytest.approx(1.5)
-    with pytest.raises(SourceFault, match="rails without a sensor: VCCPSINTFP"):
-        hwmon.open_source("hwmon:zcu102/ps", tmp_path, clock)
 
 
 @pytest.mark.parametrize("text", ["900000000", "-4", "busy"])
@@ -333,7 +335,8 @@ def test_rail_maps_are_whole(tmp_path):
     with pytest.raises(TargetError) as caught:
         hwmon.load_rails(path)
     assert str(caught.value) == (
-        "bad.toml: unknown key 'colour'; a rail map has: experimental, groups, name, rail, source, title.\n"
+        "bad.toml: unknown key 'colour'; a rail map has: experimental, groups, machine, name, rail, source, title.\n"
+        "bad.toml: key 'machine' is missing.\n"
         "bad.toml: rail 'X' is in group 'b'; [groups] has none of that name.\n"
         "bad.toml: name is 'good'; it must be the file's, 'bad'."
     )
@@ -351,6 +354,7 @@ def stub(tmp_path_factory):
     )
     loaded = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     loaded.stub_set.argtypes = [ctypes.c_ulonglong, ctypes.c_uint, ctypes.c_int]
+    loaded.stub_shape.argtypes = [ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p]
     yield loaded
     loaded.stub_leave()  # it stays loaded, and other tests are of a machine without a GPU
 
@@ -400,10 +404,22 @@ def test_nvml_refuses_by_name(stub, tmp_path):
     with pytest.raises(SourceFault) as caught:
         source.read()
     assert str(caught.value) == (
-        "nvml:0:energy: NVML says Not Supported (cure: use nvml:INDEX:power: this GPU has no "
-        "energy counter "
-        "(before Volta))."
-    )
+        "nvml:0:energy: NVML says Not Supported (cure: this GPU shows neither energy nor power: put a meter into the "
+        "supply of the machine, or use its hwmon)."
+    ), "no cure that leads in a circle"
+    device_tree(tmp_path, "Jetson-AGX", "nvidia,p2972-0000", "nvidia,tegra194")
+    assert [f.fix for f in nvml.find(tmp_path)] == [
+        "a Jetson's GPU has no sensor in NVML: use the rails of the module, hwmon:… in `greenedge energy probe`"
+    ] * 2
+    stub.stub_set(0, 60_000, 0)
+    stub.stub_shape(1, 3, 1, None)
+    assert [(f.ok, f.fix) for f in nvml.find(tmp_path)] == [
+        (False, "use nvml:0:power: this GPU has no energy counter (before Volta)"),
+        (True, ""),
+    ]
+    notes = nvml.open_source("nvml:0:power", tmp_path, VirtualClock()).info.notes
+    assert "the GPU is cut in MIG slices: this is the whole GPU, also the work of others" in notes
+    stub.stub_shape(1, 0, 0, None)
     stub.stub_set(0, 0, 4)
     with pytest.raises(SourceFault) as caught:
         source.read()
@@ -412,6 +428,35 @@ def test_nvml_refuses_by_name(stub, tmp_path):
     with pytest.raises(SourceFault, match="it reads 3000000 mW"):
         nvml.open_source("nvml:0:power", tmp_path, VirtualClock()).read()
     assert nvml.disagreement(187, 327) > 0.05 > nvml.disagreement(100, 99)
+
+
+@pytest.mark.tool("g++")
+@pytest.mark.parametrize(
+    ("text", "order", "name", "gpus"),
+    [
+        (None, None, None, [0, 1, 2]),
+        ("", None, None, []),
+        ("-1", None, None, []),
+        ("2,0", None, None, [0, 2]),
+        ("1,7,0", None, None, [1]),
+        ("GPU-1", None, None, [1]),
+        ("GPU-", None, None, []),
+        ("1", None, b"Stub 200", [0, 1, 2]),
+        ("1", "PCI_BUS_ID", b"Stub 200", [1]),
+        ("GPU-2aa", None, b"Stub 200", [2]),
+        ("MIG-1f", None, None, [0, 1, 2]),
+    ],
+)
+def test_the_gpus_that_cuda_programs_see(stub, monkeypatch, text, order, name, gpus):
+    """CUDA's numbers are NVML's where the GPUs are alike or ordered by the bus; else all are taken, and it is said."""
+    _gpu(stub)
+    stub.stub_shape(3, 0, 0, name)
+    for key, value in (("CUDA_VISIBLE_DEVICES", text), ("CUDA_DEVICE_ORDER", order)):
+        monkeypatch.setenv(key, value) if value is not None else monkeypatch.delenv(key, raising=False)
+    found, doubt = nvml.visible_gpus()
+    stub.stub_shape(1, 0, 0, None)
+    assert found == gpus
+    assert bool(doubt) == (text is not None and gpus == [0, 1, 2])
 
 
 class _Kit:
