@@ -23,6 +23,8 @@ from greenedge.frontends.load import load_proto
 from greenedge.frontends.normalise import Normal, normalise
 from greenedge.frontends.tflite import ARITHMETICS, read_tflite
 from greenedge.frontends.tflite.file import is_tflite
+from greenedge.frontends.torch_export import read_program
+from greenedge.frontends.torch_export.archive import is_torch_file
 
 if TYPE_CHECKING:
     import onnx
@@ -81,6 +83,8 @@ def read_normal(path: Path, arithmetic: str = DEFAULT_ARITHMETIC) -> Normal:
     try:
         if path.is_file() and is_tflite(path):
             proto, kind = read_tflite(path, arithmetic), f"an int8 .tflite file, read in the arithmetic {arithmetic}"
+        elif path.is_file() and is_torch_file(path):
+            proto, kind = read_program(path)
         else:
             proto = load_proto(path)
             kind = name_onnx_kind(proto)
