@@ -63,11 +63,13 @@ def check_model(
     options, name = dict(options or {}), Path(path).name
     if is_decoder_file(Path(path)):
         return _check_decoder(Path(path), target, backend, options)
+    kind = ""
     try:
         source = read_model(Path(path), arithmetic)
+        kind = source.kind
         lowered = lower_source(source, declared)
     except UnsupportedError as refusal:
-        return Preflight(name, target.name, backend or target.backends[0], refusal.reasons)
+        return Preflight(name, target.name, backend or target.backends[0], refusal.reasons, kind=kind)
     why = None
     if backend is None:
         backend, why = select_backend(lowered.graph, target, options)

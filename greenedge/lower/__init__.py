@@ -25,6 +25,7 @@ from greenedge.frontends.input_type import InputType
 from greenedge.frontends.post_training import is_float
 from greenedge.frontends.samples import ModelInput, list_inputs
 from greenedge.frontends.source import DEFAULT_ARITHMETIC, Source, read_model
+from greenedge.frontends.torch_export import FLOAT_KIND
 from greenedge.graph import Graph, Requantise, Steps
 from greenedge.graph.ops.base import Floats
 from greenedge.graph.qonnx import to_qonnx
@@ -146,12 +147,13 @@ def _sum_up(source: Source, reasons: list[Reason]) -> list[Reason]:
     """Of a float model one reason in place of one for each layer that is not quantised."""
     if not is_float(source):
         return reasons
+    file = f"FLOAT{'.pt2' if source.kind == FLOAT_KIND else '.onnx'}"
     whole = Reason(
         source.name,
         ReasonKind.UNQUANTISED,
         "a float model, without any quantiser",
         "integer layers need quantised weights and activations",
-        "run `greenedge quantise FLOAT.onnx --calibrate SAMPLES.npy -o OUT.onnx`, or train it with Brevitas quantisers",
+        f"run `greenedge quantise {file} --calibrate SAMPLES.npy -o OUT.onnx`, or train it with Brevitas quantisers",
     )
     others = [reason for reason in reasons if reason.kind is not ReasonKind.UNQUANTISED]
     return [whole, *others] if len(others) < len(reasons) else reasons

@@ -29,6 +29,7 @@ _IGNORED = {  # arguments that change no number: of memory, of devices and of tr
     *("memory_format", "non_blocking", "copy", "device", "layout", "pin_memory", "implicit"),
     *("momentum", "cudnn_enabled", "p"),
 }
+FLOAT_KIND = "a float torch.export program"
 _SUBJECT = "cannot become an integer graph:"
 
 
@@ -58,7 +59,7 @@ def read_program(path: Path) -> tuple[ModelProto, str]:
     if net.reasons:
         raise UnsupportedError(f"{path.name} {_SUBJECT}", net.reasons)
     try:
-        return net.model(), name_kind(program)
+        return net.model(path.stem), name_kind(program)
     except Refused as refusal:
         raise UnsupportedError(f"{path.name} {_SUBJECT}", [refusal.at(path.stem)]) from None
 
@@ -70,7 +71,7 @@ def name_kind(program: Program) -> str:
         return "a torch.export program, quantised by PT2E"
     if any(name in node.target for node in program.nodes for name in quantisers.FAKE):
         return "a torch.export program with fake quantisers"
-    return "a float torch.export program"
+    return FLOAT_KIND
 
 
 def _add_inputs(net: Network) -> None:

@@ -162,28 +162,28 @@ class Network:
         self.nodes.append(onnx.helper.make_node(op, list(inputs), names, name=names[0], **attributes))
         return names
 
-    def model(self) -> ModelProto:
-        """The finished network. Raises Refused for inputs and outputs that are no tensors."""
+    def model(self, name: str) -> ModelProto:
+        """The finished network under this name. Raises Refused for inputs and outputs that are no tensors."""
         import onnx
         from onnx import numpy_helper
 
         helper = onnx.helper
-        inputs = [self._describe(name, self.values[name]) for name in self.program.inputs]
+        inputs = [self._describe(each, self.values[each]) for each in self.program.inputs]
         outputs = [self._add_output(value) for value in self.program.outputs]
         known = {
-            self.values[name]: self._describe(name, self.values[name])
-            for name in self.program.shapes
-            if name in self.values
+            self.values[each]: self._describe(each, self.values[each])
+            for each in self.program.shapes
+            if each in self.values
         }
         graph = helper.make_graph(
             self.nodes,
-            "model",
+            name,
             inputs,
             outputs,
-            [numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in self.initialisers.items()],
+            [numpy_helper.from_array(np.ascontiguousarray(a), own) for own, a in self.initialisers.items()],
         )
         ends = {value.name for value in (*inputs, *outputs)} | set(self.initialisers)
-        graph.value_info.extend(value for name, value in known.items() if name not in ends)
+        graph.value_info.extend(value for own, value in known.items() if own not in ends)
         proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="greenedge")
         proto.metadata_props.add(key=METADATA, value=json.dumps({"torch": self.program.torch}))
         return proto
