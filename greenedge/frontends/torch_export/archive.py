@@ -190,8 +190,8 @@ def _name_other_archive(path: Path, members: Mapping[str, bytes]) -> GreenedgeEr
 
 def _refuse_old(path: Path) -> GreenedgeError:
     return GreenedgeError(
-        f"{path} was written by a torch before 2.9, which keeps weights as pickles, and those are never executed; load "
-        f"it where you trust it, and {SAVE_AGAIN} of torch 2.9 or later."
+        f"{path} was written by an older torch, which keeps weights as pickles, and those are never executed; load it "
+        f"where you trust it, and {SAVE_AGAIN} of torch 2.13 or later."
     )
 
 
@@ -200,13 +200,13 @@ def _require_schema(path: Path, program: Mapping[str, Any]) -> None:
     major = read_field(version, "major", int)
     if major != _MAJOR:
         raise GreenedgeError(
-            f"{path} has version {major} of torch's schema; version {_MAJOR} is read (torch 2.9 to 2.14 write it): "
+            f"{path} has version {major} of torch's schema; version {_MAJOR} is read (torch 2.13 and 2.14 write it): "
             f"{SAVE_AGAIN} of one of those."
         )
 
 
 def _read_payloads(path: Path, members: Mapping[str, bytes], part: str, model: str) -> Payloads:
-    """The tensors of one folder. Raises GreenedgeError where they are one pickle, as torch before 2.9 wrote them."""
+    """The tensors of one folder. Raises GreenedgeError where they are one pickle, as older ones are."""
     name = f"data/{part}/{model}_{part}_config.json"
     if name not in members and f"data/{part}/{model}.pt" in members:
         raise _refuse_old(path)
