@@ -28,6 +28,7 @@ OPERATORS = {  # name: (shape of a sample, function of it, its modules)
     "conv valid": (IMAGE, lambda x, m: m(x), nn.Conv2d(4, 3, 3, padding="valid", bias=False)),
     "conv stride": (IMAGE, lambda x, m: m(x), nn.Conv2d(4, 8, (3, 2), stride=(2, 1), padding=(0, 1), groups=2)),
     "conv transposed": (IMAGE, lambda x, m: m(x), nn.ConvTranspose2d(4, 6, 3, 2, 1, output_padding=1, groups=2)),
+    "conv transposed 1d": (SIGNAL, lambda x, m: m(x), nn.ConvTranspose1d(4, 2, 4, 2, 1, bias=False)),
     "dense of rows": (SIGNAL, lambda x, m: m(x), nn.Linear(12, 5)),
     "dense of rows, no bias": (SIGNAL, lambda x, m: m(x), nn.Linear(12, 5, bias=False)),
     "dense": (ROW, lambda x, m: m(x), nn.Linear(12, 5)),
@@ -64,7 +65,7 @@ OPERATORS = {  # name: (shape of a sample, function of it, its modules)
     "average pool 1d": (SIGNAL, lambda x: F.avg_pool1d(x, 4)),
     "adaptive pools": (IMAGE, lambda x: F.adaptive_avg_pool2d(x, (3, 2)) + F.adaptive_max_pool2d(x, (3, 2))),
     "global pools": (IMAGE, lambda x: F.adaptive_avg_pool2d(x, 1) + F.adaptive_max_pool2d(x, 1)),
-    "adaptive 1d": (SIGNAL, lambda x: F.adaptive_avg_pool1d(x, 3)),
+    "adaptive 1d": (SIGNAL, lambda x: F.adaptive_avg_pool1d(x, 3) + F.adaptive_max_pool1d(x, 3)),
     "mean": (IMAGE, lambda x: x.mean((2, 3)) + x.mean((-1, -2))),
     "mean kept": (IMAGE, lambda x: x.mean((2, 3), keepdim=True) * x.mean(1, keepdim=True)),
     "sum and extremes": (SIGNAL, lambda x: x.sum(1) + x.amax(1) - x.amin(1)),
@@ -74,16 +75,25 @@ OPERATORS = {  # name: (shape of a sample, function of it, its modules)
     "flatten the middle": (IMAGE, lambda x: torch.flatten(x, 1, 2)),
     "permute": (IMAGE, lambda x: x.permute(0, 2, -1, 1).transpose(-1, 1)),
     "squeeze": (IMAGE, lambda x: x.mean(-1, keepdim=True).squeeze(-1).unsqueeze(2).unsqueeze(-1).squeeze(2)),
-    "cat and split": (IMAGE, lambda x: torch.cat(x.split([1, 3], 1)[::-1], 1) + torch.cat(x.chunk(2, -1)[::-1], 3)),
+    "cat and split": (IMAGE, lambda x: torch.cat(x.split([1, 3], 1)[::-1], 1) + torch.cat(x.split(3, 2)[::-1], 2) + torch.cat(x.chunk(2, -1)[::-1], 3)),
     "slice": (IMAGE, lambda x: x[:, 1:, ::2, -3:-1]),
     "select": (IMAGE, lambda x: x[:, 1] + x[:, :, -1, :].mean(1, keepdim=True)),
     "pad": (IMAGE, lambda x: F.pad(F.pad(x, (1, 2)), (0, 1, 2, 0, 1, 1), value=0.5)),
     "upsample": (IMAGE, lambda x: F.interpolate(x, scale_factor=(2, 3)) + F.interpolate(x, size=(12, 18))),
+    "upsample 1d": (SIGNAL, lambda x: F.interpolate(x, scale_factor=3)),
     "pixel shuffle": (IMAGE, lambda x: F.pixel_shuffle(x, 2)),
-    "dropout": (ROW, lambda x, m: m(x).contiguous().clone().detach() + F.dropout(x, training=False), nn.Dropout()),
+    "dropout": (ROW, lambda x, m: m(x).clone().detach() + F.dropout(x, training=False), nn.Dropout()),
+    "dropout of channels": (IMAGE, lambda x, m: m(x) * torch.tensor(2.0), nn.Dropout2d()),
+    "constants in forward": (ROW, lambda x, m: x @ m.weight.t() + torch.tensor([1.0, 2.0]), nn.Linear(12, 2)),
     "expand to itself": (ROW, lambda x: x.expand(-1, 12) + x.to(torch.float32)),
     "in place": (ROW, lambda x: (x * 2).relu_().add_(1).mul_(3).clamp_(0.5, 4)),
     "written value": (ROW, lambda x: _write_and_read(x)),
+}
+NOT_IN_CORE = {  # whose decomposition is refused: by operators without a rule, or rows of all samples in one axis
+    "dense of rows": "does not have the open batch as its first axis",
+    "dense of rows, no bias": "does not have the open batch as its first axis",
+    "softplus": "operator aten.where.self; there is no rule that reads it",
+    "prelu": "operator aten.where.self; there is no rule that reads it",
 }
 
 
@@ -115,7 +125,9 @@ def _run_integers(path: Path, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-@pytest.mark.parametrize(("is_open", "is_core"), [(False, False), (True, True)], ids=["fixed", "open core"])
+@pytest.mark.parametrize(
+    ("is_open", "is_core"), [(False, False), pytest.param(True, True, marks=pytest.mark.slow)], ids=["fixed", "open core"]
+)
 def test_an_operator_computes_what_torch_computes(name, is_open, is_core, rng, tmp_path):
     shape, function, *parts = OPERATORS[name]
     module = Call(function, *parts)
@@ -123,6 +135,10 @@ def test_an_operator_computes_what_torch_computes(name, is_open, is_core, rng, t
         if isinstance(part, nn.BatchNorm2d):
             part.running_mean.normal_()
             part.running_var.uniform_(0.5, 2)
+    if is_core and name in NOT_IN_CORE:
+        with pytest.raises(UnsupportedError, match=NOT_IN_CORE[name]):
+            read_model(save(module, shape, tmp_path / "one.pt2", is_open, is_core))
+        return
     path = save(module, shape, tmp_path / "one.pt2", is_open, is_core)
     x = rng.normal(size=(5, *shape)).astype(np.float32)
     assert read_model(path).complaints == ()
@@ -132,6 +148,7 @@ def test_an_operator_computes_what_torch_computes(name, is_open, is_core, rng, t
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)  # float32 in another order
 
 
+@pytest.mark.slow
 def test_every_rule_of_a_float_operator_is_one_that_is_tried(tmp_path):
     """The table above misses no rule: each has been read from a program of torch's own."""
     from greenedge.frontends.torch_export.archive import read_archive
@@ -142,5 +159,5 @@ def test_every_rule_of_a_float_operator_is_one_that_is_tried(tmp_path):
         for is_core in (False, True):
             path = save(Call(function, *parts), shape, tmp_path / f"{name}{is_core}.pt2", True, is_core)
             seen |= {node.operator.rstrip("_") for node in parse_program(read_archive(path)).nodes}
-    unseen = {rule for rule in RULES if rule.startswith("aten.") and "fake_quantize" not in rule} - seen
-    assert not unseen, sorted(unseen)
+    unseen = {rule for rule in RULES if rule.startswith("aten.") and "fake_quantize" not in rule} - seen - {"aten._to_copy"}
+    assert not unseen, " ".join(sorted(unseen))

@@ -23,7 +23,7 @@ def _combine(op: str, is_turned: bool = False) -> Rule:
     """self OP alpha * other; rsub is the other way round."""
 
     def rule(call: Call) -> None:
-        first, second = call.tensor("self"), _operand(call, "other")
+        first, second = _operand(call, "self"), _operand(call, "other")
         if (alpha := call.number("alpha", 1)) != 1:
             factor = call.constant(alpha, "alpha")
             first, second = (
@@ -40,7 +40,7 @@ def divide(call: Call) -> None:
     """div without rounding."""
     if call.has("rounding_mode"):
         raise call.refuse(f"rounding mode {call.value('rounding_mode')}", "quotients are real", "quantise in its place")
-    call.emit("Div", [call.tensor("self"), _operand(call, "other")])
+    call.emit("Div", [_operand(call, "self"), _operand(call, "other")])
 
 
 def _apply(op: str, **attributes: Any) -> Rule:
@@ -145,7 +145,6 @@ RULES: dict[str, Rule] = {
     "aten.hardsigmoid": _apply("HardSigmoid", alpha=1 / 6, beta=0.5),
     "aten.leaky_relu": leaky_relu,
     "aten.prelu": prelu,
-    "aten._prelu_kernel": prelu,
     "aten.elu": elu,
     "aten.softplus": softplus,
     "aten.silu": silu,

@@ -8,7 +8,7 @@ from greenedge.frontends.torch_export.network import Call, Rule
 
 
 def convolve(call: Call) -> None:
-    """conv1d, conv2d, conv3d: (N, C, *) by (M, C / groups, *kernel)."""
+    """conv1d and conv2d: (N, C, *) by (M, C / groups, *kernel)."""
     _write_convolution(call, is_transposed=False)
 
 
@@ -103,7 +103,6 @@ def normalise_batch(call: Call) -> None:
 RULES: dict[str, Rule] = {
     "aten.conv1d": convolve,
     "aten.conv2d": convolve,
-    "aten.conv3d": convolve,
     "aten.convolution": convolve_any,
     "aten.conv_transpose1d": convolve_transposed,
     "aten.conv_transpose2d": convolve_transposed,

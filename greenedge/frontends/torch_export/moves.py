@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
+
 import numpy as np
 
 from greenedge.frontends.torch_export.network import Call, Rule
 from greenedge.frontends.torch_export.program import Kind
 
-_NOTHING = ("dropout", "feature_dropout", "alpha_dropout", "native_dropout")
+_NOTHING = ("dropout", "feature_dropout")
 VIEWS = {  # whose result may be the memory of what they read
-    *("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t"),
-    *("slice", "select", "split", "split_with_sizes", "chunk", "expand", "alias", "detach", "contiguous", "to"),
-    *("view_as", "lift_fresh", "dropout", "feature_dropout", "alpha_dropout", "identity"),
+    *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t"),
+    *("slice", "select", "split", "split_with_sizes", "chunk", "expand", "alias", "detach", "to"),
+    *("dropout", "feature_dropout"),
 }
 
 
@@ -195,16 +198,27 @@ def measure(call: Call) -> None:
     call.net.scalars[call.out] = shape[axis]
 
 
+def compute_size(combine: Callable[[int, int], int]) -> Rule:
+    """Arithmetic on sizes."""
+
+    def rule(call: Call) -> None:
+        if len(call.node.arguments) != 2:
+            raise call.refuse(f"{len(call.node.arguments)} arguments", "it takes two whole numbers")
+        first, second = (call.integer(name) for name in call.node.arguments)
+        call.net.scalars[call.out] = combine(first, second)
+
+    return rule
+
+
 def claim(call: Call) -> None:
-    """What torch asserts of sizes and of types, which are fixed here."""
+    """What torch asserts of a tensor's type, which is fixed here."""
     for name in call.node.arguments:
         call.value(name)
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("aten.view", "aten.reshape", "aten._unsafe_view"), view),
-    **dict.fromkeys(("aten.clone", "aten.contiguous", "aten.alias", "aten.detach", "aten.lift_fresh_copy"), pass_on),
-    **dict.fromkeys(("aten.lift_fresh", "aten.detach_", "aten.identity"), pass_on),
+    **dict.fromkeys(("aten.view", "aten.reshape"), view),
+    **dict.fromkeys(("aten.clone", "aten.alias", "aten.detach", "aten.detach_", "aten.lift_fresh_copy"), pass_on),
     **{f"aten.{name}": drop_nothing for name in _NOTHING},
     "aten.to": convert,
     "aten._to_copy": convert,
@@ -228,6 +242,8 @@ RULES: dict[str, Rule] = {
     "aten.upsample_nearest2d": enlarge,
     "aten.pixel_shuffle": shuffle_pixels,
     "aten.sym_size": measure,
-    **dict.fromkeys(("aten._assert_scalar", "aten._assert_tensor_metadata"), claim),
-    **dict.fromkeys(("aten.sym_constrain_range", "aten.sym_constrain_range_for_size"), claim),
+    "_operator.mul": compute_size(operator.mul),
+    "_operator.add": compute_size(operator.add),
+    "_operator.sub": compute_size(operator.sub),
+    "aten._assert_tensor_metadata": claim,
 }

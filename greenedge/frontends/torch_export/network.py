@@ -180,7 +180,7 @@ class Network:
             name,
             inputs,
             outputs,
-            [numpy_helper.from_array(np.ascontiguousarray(a), own) for own, a in self.initialisers.items()],
+            [numpy_helper.from_array(np.asarray(a, order="C"), own) for own, a in self.initialisers.items()],
         )
         ends = {value.name for value in (*inputs, *outputs)} | set(self.initialisers)
         graph.value_info.extend(value for own, value in known.items() if own not in ends)
