@@ -83,7 +83,9 @@ def run_program(program: ExportedProgram, samples: Sequence[np.ndarray]) -> list
     count = len(samples[0])
     size = _find_batch(module)[0] or 1
     fitting = -(-count // size) * size
-    filled = [torch.from_numpy(np.ascontiguousarray(np.resize(array, (fitting, *array.shape[1:])))) for array in samples]
+    filled = [
+        torch.from_numpy(np.ascontiguousarray(np.resize(array, (fitting, *array.shape[1:])))) for array in samples
+    ]
     with torch.no_grad():
         rows = [
             [np.asarray(value) for value in tree_leaves(module(*part))]

@@ -53,9 +53,7 @@ class Quantised(nn.Module):
 
     def __init__(self, rng: np.random.Generator) -> None:
         super().__init__()
-        self.first, self.second, self.last = (
-            Weights(shape, rng) for shape in ((6, 3, 3, 3), (6, 1, 3, 3), (4, 96))
-        )
+        self.first, self.second, self.last = (Weights(shape, rng) for shape in ((6, 3, 3, 3), (6, 1, 3, 3), (4, 96)))
         self.bias = nn.Parameter(torch.from_numpy(rng.normal(size=6).astype(np.float32)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,11 @@
 """A torch.export program (.pt2) as an ONNX model that `lower` knows. Neither torch nor anything in the file is run.
 
-    proto, kind = read_program(path)      # UnsupportedError carries every reason
+proto, kind = read_program(path)      # UnsupportedError carries every reason
 
-    archive.py, records.py     the file as JSON and arrays, within bounds
-    program.py                 the graph as records
-    network.py                 the ONNX model under construction
-    linear.py, elementwise.py, pools.py, moves.py, quantisers.py     one rule an operator: it is read, or refused by name
+archive.py, records.py     the file as JSON and arrays, within bounds
+program.py                 the graph as records
+network.py                 the ONNX model under construction
+linear.py, elementwise.py, pools.py, moves.py, quantisers.py     one rule an operator: it is read, or refused by name
 """
 
 from __future__ import annotations

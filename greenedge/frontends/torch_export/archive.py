@@ -52,6 +52,7 @@ _TYPES = {  # torch's numbers of the types that are read: its name, and how it i
     13: ("BFLOAT16", np.uint16),
     28: ("UINT16", np.uint16),
 }
+STORED: dict[str, type] = dict(_TYPES.values())
 KINDS = {number: name for number, (name, _) in _TYPES.items()}
 
 

@@ -62,9 +62,7 @@ def _clip(low: str, high: str, defaults: tuple[float | None, float | None]) -> R
 
 
 def _fix_clip(low: float, high: float) -> Rule:
-    return lambda call: call.emit(
-        "Clip", [call.tensor("self"), call.constant(low, "low"), call.constant(high, "high")]
-    )
+    return lambda call: call.emit("Clip", [call.tensor("self"), call.constant(low, "low"), call.constant(high, "high")])
 
 
 def leaky_relu(call: Call) -> None:

@@ -7,20 +7,24 @@ from collections.abc import Callable
 
 import numpy as np
 
+from greenedge.frontends.torch_export.archive import STORED
 from greenedge.frontends.torch_export.network import Call, Rule
 from greenedge.frontends.torch_export.program import Kind
 
 _NOTHING = ("dropout", "feature_dropout")
 VIEWS = {  # whose result may be the memory of what they read
     *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t"),
-    *("slice", "select", "split", "split_with_sizes", "chunk", "expand", "alias", "detach", "to"),
+    *("slice", "select", "split", "split_with_sizes", "chunk", "expand", "alias", "detach", "detach_", "to"),
     *("dropout", "feature_dropout"),
 }
 
 
 def pass_on(call: Call) -> None:
     """What gives its input, as memory is no matter here."""
-    call.net.bind(call.out, call.tensor(_data(call)))
+    if (array := call.net.array(call.name(_data(call)))) is not None:
+        call.fold(array)
+    else:
+        call.net.bind(call.out, call.tensor(_data(call)))
 
 
 def drop_nothing(call: Call) -> None:
@@ -33,9 +37,13 @@ def drop_nothing(call: Call) -> None:
 
 
 def convert(call: Call) -> None:
-    """to and _to_copy, from float32 to itself."""
+    """to and _to_copy, of a constant, or from float32 to itself."""
     kind = call.value("dtype")
     source = call.net.program.kinds.get(call.name("self"))
+    array = call.net.array(call.name("self"))
+    if array is not None and isinstance(kind, Kind) and kind.name in STORED and kind.name != "BFLOAT16":
+        call.fold(array.astype(STORED[kind.name]))
+        return
     if kind is not None and not (isinstance(kind, Kind) and kind.name == source):
         to = kind.name if isinstance(kind, Kind) else str(kind)[:40]
         raise call.refuse(f"from {source} to {to}", "a network computes in float32", "export the module in float32")
@@ -126,7 +134,9 @@ def cut(call: Call) -> None:
     shape = call.shape("self")
     axis = call.integer("dim", 0)
     size = shape[axis] if -len(shape) <= axis < len(shape) else 0
-    ends = (call.integer(name, default) if call.has(name) else default for name, default in (("start", 0), ("end", size)))
+    ends = (
+        call.integer(name, default) if call.has(name) else default for name, default in (("start", 0), ("end", size))
+    )
     start, end = (min(max(one + size if one < 0 else one, 0), size) for one in ends)
     step = call.integer("step", 1)
     if (start, step) == (0, 1) and end == size:
@@ -160,9 +170,7 @@ def pad(call: Call) -> None:
     if mode != "constant" or min(pads, default=0) < 0 or len(pads) % 2 or len(pads) > 2 * (rank - 1):
         raise call.refuse(f"mode {mode} with pads {pads}", "pads are constant, 0 or more, and none of the batch")
     axes = len(pads) // 2
-    starts, ends = (
-        [0] * (rank - axes) + [pads[2 * k + side] for k in reversed(range(axes))] for side in range(2)
-    )
+    starts, ends = ([0] * (rank - axes) + [pads[2 * k + side] for k in reversed(range(axes))] for side in range(2))
     value = call.constant(call.number("value", 0) if call.has("value") else 0, "value")
     call.emit("Pad", [call.tensor("self"), call.constant(starts + ends, "pads", np.int64), value])
 

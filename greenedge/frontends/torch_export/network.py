@@ -142,7 +142,8 @@ class Network:
         self._stale |= {other for other, of in self._owners.items() if of == owner} | {owner}
         self._stale -= {name, result}
         self._owners[result] = owner
-        self.values[name] = self.values[result]
+        self.arrays.pop(name, None)
+        self.values[name] = self.tensor(result)
 
     # -- what is written ---------------------------------------------------------------------------------------------
 

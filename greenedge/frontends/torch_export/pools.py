@@ -42,7 +42,9 @@ def pool_average(call: Call) -> None:
         raise call.refuse("a divisor of its own", "a mean divides by its elements", "leave divisor_override out")
     if _rounds_up(call, window, [1] * axes):
         raise call.refuse("ceil_mode", "windows at the end have fewer elements", "leave ceil_mode out")
-    call.emit("AveragePool", [call.tensor("self")], **window, count_include_pad=int(call.flag("count_include_pad", True)))
+    call.emit(
+        "AveragePool", [call.tensor("self")], **window, count_include_pad=int(call.flag("count_include_pad", True))
+    )
 
 
 def _adapt(op: str) -> Rule:

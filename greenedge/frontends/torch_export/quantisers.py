@@ -171,7 +171,9 @@ def _write_quantiser(call: Call, name: str, code: Code) -> str | Array:
     source = call.net.tensor(name)
     limits = np.iinfo(_TYPES[code.kind])
     if (code.low, code.high) != (limits.min, limits.max):
-        ends = [code.spread((end - code.zeros) * code.scales, len(call.net.shape(name))) for end in (code.low, code.high)]
+        ends = [
+            code.spread((end - code.zeros) * code.scales, len(call.net.shape(name))) for end in (code.low, code.high)
+        ]
         if code.axis is None:
             source = call.step("Clip", [source, *(call.constant(end, "limit") for end in ends)])
         else:
