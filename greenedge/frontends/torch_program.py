@@ -68,7 +68,7 @@ def _find_batch(model: nn.Module) -> tuple[int | None, bool]:
     graph = getattr(model, "graph", None)
     for node in getattr(graph, "nodes", ()):
         value = node.meta.get("val") if node.op == "placeholder" else None
-        if len(getattr(value, "shape", ())) > 0:
+        if value is not None and len(getattr(value, "shape", ())) > 0:
             size = value.shape[0]
             return (size, False) if isinstance(size, int) else (size.node.hint, True)
     return None, True

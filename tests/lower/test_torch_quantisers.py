@@ -166,7 +166,9 @@ def _define_affine() -> None:
     torch.library.define("torchao::dequantize_affine", signature.format("input", ", *, ScalarType output_dtype=float"))
 
     def spread(values, x, block):
-        return values.reshape([1 if size == part and size > 1 else -1 for size, part in zip(x.shape, block)])
+        return values.reshape(
+            [1 if size == part and size > 1 else -1 for size, part in zip(x.shape, block, strict=True)]
+        )
 
     @torch.library.impl("torchao::quantize_affine", "CompositeExplicitAutograd")
     def _(x, block, scale, zero, kind, low=None, high=None):

@@ -144,16 +144,17 @@ def _unzip(content: bytes) -> dict[str, bytes]:
     if content.count(_HEADER) > MAX_MEMBERS:  # each takes one: counted before any is made
         raise Damage(f"it has more than {MAX_MEMBERS:,} members")
     members: dict[str, bytes] = {}
+    read = 0
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        infos = archive.infolist()
-        if sum(info.file_size for info in infos) > len(content):
-            raise Damage("its members say that they are larger than the file")
-        for info in infos:
+        for info in archive.infolist():
             if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
                 raise Damage(f"member {info.filename[:60]!r} is compressed, which torch never does")
             parts = PurePosixPath(info.filename).parts
             if ".." in parts or info.filename.startswith("/") or "\\" in info.filename or "\0" in info.orig_filename:
                 raise Damage(f"member {info.filename[:60]!r} leads out of the archive")
+            if info.file_size > len(content) - read:  # what lies twice in the file is read once
+                raise Damage("its members say that they are larger than the file")
+            read += info.file_size
             name = "/".join(parts[1:] or parts)  # below the archive's own folder; older ones have none
             if name in members:
                 raise Damage(f"member {name[:60]!r} is there twice")

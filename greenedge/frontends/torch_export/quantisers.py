@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,13 @@ from greenedge.frontends.torch_export.network import Call, Rule
 from greenedge.frontends.torch_export.program import Kind
 from greenedge.graph.ops.base import Array
 
-_TYPES = {"CHAR": np.int8, "BYTE": np.uint8, "SHORT": np.int16, "UINT16": np.uint16, "INT": np.int32}
+_TYPES: dict[str, type[np.integer[Any]]] = {
+    "CHAR": np.int8,
+    "BYTE": np.uint8,
+    "SHORT": np.int16,
+    "UINT16": np.uint16,
+    "INT": np.int32,
+}
 _ACTIVATIONS = ("CHAR", "BYTE", "SHORT", "UINT16")
 NAMESPACES = ("quantized_decomposed", "torchao")
 FAKE = ("fake_quantize", "fake_quant")
