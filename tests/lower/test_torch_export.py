@@ -70,7 +70,7 @@ OPERATORS = {  # name: (shape of a sample, function of it, its modules)
     "views": (IMAGE, lambda x: x.view(-1, 2, 2, 36).reshape(x.shape[0], 4, -1).unflatten(2, (4, 9))),
     "flatten": (IMAGE, lambda x: torch.flatten(x, 1) + x.flatten(2).flatten(1)),
     "flatten the middle": (IMAGE, lambda x: torch.flatten(x, 1, 2)),
-    "permute": (IMAGE, lambda x: x.permute(0, 2, -1, 1).transpose(-1, 1)),
+    "permute": (IMAGE, lambda x: x.permute(0, 2, -1, 1).contiguous().transpose(-1, 1)),
     "squeeze": (IMAGE, lambda x: x.mean(-1, keepdim=True).squeeze(-1).unsqueeze(2).unsqueeze(-1).squeeze(2)),
     "cat and split": (
         IMAGE,

@@ -14,7 +14,7 @@ from greenedge.frontends.torch_export.program import Kind
 _NOTHING = ("dropout", "feature_dropout")
 VIEWS = {  # whose result may be the memory of what they read
     *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t"),
-    *("slice", "select", "split", "split_with_sizes", "chunk", "expand", "alias", "detach", "detach_", "to"),
+    *("slice", "select", "split", "split_with_sizes", "chunk", "expand", "alias", "detach", "detach_", "contiguous", "to"),
     *("dropout", "feature_dropout"),
 }
 
@@ -227,6 +227,7 @@ def claim(call: Call) -> None:
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("aten.view", "aten.reshape"), view),
     **dict.fromkeys(("aten.clone", "aten.alias", "aten.detach", "aten.detach_", "aten.lift_fresh_copy"), pass_on),
+    "aten.contiguous": pass_on,
     **{f"aten.{name}": drop_nothing for name in _NOTHING},
     "aten.to": convert,
     "aten._to_copy": convert,
