@@ -35,7 +35,7 @@ OPERATORS = {  # name: (shape of a sample, function of it, its modules)
     "matmul": (SIGNAL, lambda x: x @ x.transpose(1, 2)),
     "add alpha": (ROW, lambda x: torch.add(x, torch.sigmoid(x), alpha=3)),
     "sub alpha": (ROW, lambda x: torch.sub(x, 2.5, alpha=3)),
-    "rsub": (ROW, lambda x: 1.5 - x),
+    "rsub": (ROW, lambda x: 1.5 - x + torch.rsub(x, 2.0, alpha=3)),
     "mul and div": (ROW, lambda x: x * 3 / 7),
     "neg, abs and exp": (ROW, lambda x: torch.exp(-torch.abs(x))),
     "minimum and maximum": (ROW, lambda x: torch.minimum(x, torch.maximum(x * 2, -x))),

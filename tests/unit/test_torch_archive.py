@@ -341,6 +341,14 @@ def _list_places(record, place=()):
         yield from _list_places(value, (*place, key))
 
 
+def test_an_argument_that_no_rule_reads_is_refused(tmp_path):
+    """What an operator's rule does not know may change what it computes."""
+    program = _program()
+    program["graph_module"]["graph"]["nodes"][1]["inputs"].append({"name": "upper", "arg": {"as_int": 3}, "kind": 2})
+    with pytest.raises(GreenedgeError, match=r"relu: aten.relu: argument 'upper'; its rule does not read it \(cure: leave"):
+        read_model(_write(tmp_path / "net.pt2", _members(program)))
+
+
 def test_a_weight_may_not_be_another_than_the_program_says(tmp_path):
     """The graph's own shapes are compared with what follows from its operators."""
     program = _program()

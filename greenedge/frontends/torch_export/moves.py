@@ -14,7 +14,19 @@ from greenedge.frontends.torch_export.program import Kind
 _NOTHING = ("dropout", "feature_dropout")
 VIEWS = {  # whose result may be the memory of what they read
     *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t"),
-    *("slice", "select", "split", "split_with_sizes", "chunk", "expand", "alias", "detach", "detach_", "contiguous", "to"),
+    *(
+        "slice",
+        "select",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "expand",
+        "alias",
+        "detach",
+        "detach_",
+        "contiguous",
+        "to",
+    ),
     *("dropout", "feature_dropout"),
 }
 
