@@ -345,7 +345,9 @@ def test_an_argument_that_no_rule_reads_is_refused(tmp_path):
     """What an operator's rule does not know may change what it computes."""
     program = _program()
     program["graph_module"]["graph"]["nodes"][1]["inputs"].append({"name": "upper", "arg": {"as_int": 3}, "kind": 2})
-    with pytest.raises(GreenedgeError, match=r"relu: aten.relu: argument 'upper'; its rule does not read it \(cure: leave"):
+    with pytest.raises(
+        GreenedgeError, match=r"relu: aten.relu: argument 'upper'; its rule does not read it \(cure: leave"
+    ):
         read_model(_write(tmp_path / "net.pt2", _members(program)))
 
 

@@ -56,7 +56,10 @@ class Network:
         self.batch = {s for name in program.inputs for s in program.shapes.get(name, ())[:1] if isinstance(s, Symbol)}
         self._taken: set[str] = set()
         self._ends: set[str] = set()  # outputs of the network so far
+        self._written: set[str] = set()  # what its nodes give
+        self._counts: dict[str, int] = {}  # how often a name was wanted
         self._owners: dict[str, str] = {}  # tensor of the program → the first that has its memory
+        self._sharing: dict[str, set[str]] = {}  # that first one → all that have its memory and its value
         self._stale: set[str] = set()  # tensors whose memory was written under another name
 
     # -- the program's tensors ---------------------------------------------------------------------------------------
@@ -123,11 +126,12 @@ class Network:
     def bind(self, name: str, value: str) -> None:
         """What a tensor of the program is here."""
         self.values[name] = value
-        self._owners.setdefault(name, name)
 
     def share(self, name: str, other: str) -> None:
         """Notes that a tensor may have the memory of another."""
-        self._owners[name] = self._owners.get(other, other)
+        owner = self._owners.setdefault(other, other)
+        self._owners[name] = owner
+        self._sharing.setdefault(owner, {owner}).update((name, other))
 
     def overwrite(self, name: str, result: str) -> None:
         """Notes that `result` was written into the memory of `name`. Raises Refused for a constant."""
@@ -138,17 +142,20 @@ class Network:
                 "weights are constant",
                 "export the module in eval mode, after model.eval()",
             )
-        owner = self._owners.get(name, name)
-        self._stale |= {other for other, of in self._owners.items() if of == owner} | {owner}
+        self.share(result, name)
+        owner = self._owners[name]
+        self._stale |= self._sharing[owner]
         self._stale -= {name, result}
-        self._owners[result] = owner
+        self._sharing[owner] = {name, result}
         self.arrays.pop(name, None)
         self.values[name] = self.tensor(result)
 
     # -- what is written ---------------------------------------------------------------------------------------------
 
     def unique(self, wanted: str) -> str:
-        return take_name(re.sub(r"[^\w.]+", "_", wanted).strip("_") or "tensor", self._taken)
+        base = re.sub(r"[^\w.]+", "_", wanted).strip("_") or "tensor"
+        count = self._counts[base] = self._counts.get(base, 0) + 1
+        return take_name(base if count == 1 else f"{base}_{count}", self._taken)
 
     def add_constant(self, values: Array, name: str) -> str:
         name = self.unique(name)
@@ -169,6 +176,7 @@ class Network:
         from onnx import numpy_helper
 
         helper = onnx.helper
+        self._written = {output for node in self.nodes for output in node.output}
         inputs = [self._describe(each, self.values[each]) for each in self.program.inputs]
         outputs = [self._add_output(value) for value in self.program.outputs]
         known = {
@@ -211,8 +219,7 @@ class Network:
                 "return tensors from forward",
             )
         here = self.tensor(value.name)
-        written = {name for node in self.nodes for name in node.output}
-        if here not in written - self._ends:  # an input, a constant, or an output that is given twice
+        if here in self._ends or here not in self._written:  # an input, a constant, or an output that is given twice
             here = self.add_node("Identity", [here], f"output_{value.name}")[0]
         self._ends.add(here)
         return self._describe(value.name, here)

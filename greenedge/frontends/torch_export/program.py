@@ -103,8 +103,12 @@ def parse_program(archive: Archive) -> Program:
     values: dict[str, Value] = {}
     parameters: dict[str, str] = {}
     inputs: list[str] = []
+    total = 0
     for spec in read_field(signature, "input_specs", list):
-        _read_input(archive, *read_union(spec), inputs, constants, values, parameters)
+        read = _read_input(archive, *read_union(spec), inputs, constants, values, parameters)
+        total += 0 if read is None or isinstance(read, Unread) else read.size
+        if total > MAX_CONSTANTS:
+            raise Damage(f"its constants are more than {MAX_CONSTANTS:,} numbers")
     return Program(
         str(archive.program.get("torch_version", ""))[:_LONGEST],
         tuple(_read_node(node, k) for k, node in enumerate(nodes)),
@@ -126,17 +130,17 @@ def _read_input(
     constants: dict[str, Array | Unread],
     values: dict[str, Value],
     parameters: dict[str, str],
-) -> None:
-    """One input of the graph: the user's, or a constant."""
+) -> Array | Unread | None:
+    """One input of the graph: the user's, or a constant, which is returned where it is a tensor."""
     if tag == "user_input":
         value = _read_value(spec.get("arg") if isinstance(spec, dict) else None)
         if isinstance(value, Ref):
             inputs.append(value.name)
-        return
+        return None
     if tag == "constant_input":
         given_tag, given = read_union(read_field(spec, "value", dict))
         values[read_field(spec, "name", str)] = None if given_tag == "as_none" else _read_scalar(given)
-        return
+        return None
     field = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}.get(tag)
     if field is None:
         raise GreenedgeError(
@@ -146,9 +150,7 @@ def _read_input(
     is_stored = tag == "parameter" or (tag == "buffer" and spec.get("persistent", True))
     constants[name] = (archive.weights if is_stored else archive.constants).read(stored)
     parameters[name] = stored
-    total = sum(array.size for array in constants.values() if not isinstance(array, Unread))
-    if total > MAX_CONSTANTS:
-        raise Damage(f"its constants are more than {MAX_CONSTANTS:,} numbers at {stored[:_LONGEST]!r}")
+    return constants[name]
 
 
 def _read_outputs(specs: list[Any]) -> list[Value]:
