@@ -22,10 +22,10 @@ from greenedge.errors import GreenedgeError, Reason, ReasonKind, UnsupportedErro
 from greenedge.files.atomic_write import atomic_write
 from greenedge.files.json_file import read_json
 from greenedge.frontends.input_type import InputType
+from greenedge.frontends.kinds import FLOAT_PROGRAM
 from greenedge.frontends.post_training import is_float
 from greenedge.frontends.samples import ModelInput, list_inputs
 from greenedge.frontends.source import DEFAULT_ARITHMETIC, Source, read_model
-from greenedge.frontends.torch_export import FLOAT_KIND
 from greenedge.graph import Graph, Requantise, Steps
 from greenedge.graph.ops.base import Floats
 from greenedge.graph.qonnx import to_qonnx
@@ -147,7 +147,7 @@ def _sum_up(source: Source, reasons: list[Reason]) -> list[Reason]:
     """Of a float model one reason in place of one for each layer that is not quantised."""
     if not is_float(source):
         return reasons
-    file = f"FLOAT{'.pt2' if source.kind == FLOAT_KIND else '.onnx'}"
+    file = f"FLOAT{'.pt2' if source.kind == FLOAT_PROGRAM else '.onnx'}"
     whole = Reason(
         source.name,
         ReasonKind.UNQUANTISED,

@@ -96,7 +96,8 @@ def test_a_network_gives_torchs_levels(is_core, rng, tmp_path):
     assert differ.mean() < 0.02 and (np.abs(got - expected) < 0.0371 * 1.5).all()
 
 
-def test_weights_that_are_not_folded_have_torchs_levels(rng, tmp_path):
+@pytest.mark.parametrize("is_by_channel", [True, False])
+def test_weights_that_are_not_folded_have_torchs_levels(is_by_channel, rng, tmp_path):
     """quantize of a constant: float32's x * (1 / scale), also where x / scale would fall on another level."""
     weight = torch.from_numpy(rng.normal(size=(5, 6)).astype(np.float32))
     scale = float(np.float32(0.1))
@@ -111,6 +112,10 @@ def test_weights_that_are_not_folded_have_torchs_levels(rng, tmp_path):
             self.register_buffer("zeros", zeros)
 
         def forward(self, x):
+            if not is_by_channel:
+                levels = ops.quantize_per_tensor(self.weight, scale, 0, -127, 127, torch.int8)
+                real = ops.dequantize_per_tensor(levels, scale, 0, -127, 127, torch.int8)
+                return quantise(F.linear(quantise(x, 0.5), real), 0.5)
             levels = ops.quantize_per_channel(self.weight, self.scales, self.zeros, 0, -127, 127, torch.int8)
             real = ops.dequantize_per_channel(levels, self.scales, self.zeros, 0, -127, 127, torch.int8)
             return quantise(F.linear(quantise(x, 0.5), real), 0.5)
@@ -329,8 +334,19 @@ def test_programs_and_modules_at_hand_are_built_and_compared_with_torch(rng, tmp
     assert not api.check(program, "linux-x86")[0].reasons, "samples are drawn where none are given"
 
 
+def test_a_program_with_brevitas_own_arithmetic_is_told_its_way(tmp_path):
+    qnn = pytest.importorskip("brevitas.nn")
+    module = torch.nn.Sequential(qnn.QuantIdentity(bit_width=4), qnn.QuantReLU(bit_width=4))
+    with pytest.raises(UnsupportedError, match=r"net: the quantisers of Brevitas; .*by greenedge.api.build, or export"):
+        read_model(save(module, (6,), tmp_path / "net.pt2"))
+
+
 def test_a_float_program_is_told_how_it_is_quantised(tmp_path):
     path = save(torch.nn.Linear(6, 4), (6,), tmp_path / "float.pt2")
     assert read_model(path).kind == "a float torch.export program"
     with pytest.raises(UnsupportedError, match=r"greenedge quantise FLOAT.pt2 --calibrate SAMPLES.npy -o OUT.onnx"):
         lower_file(path)
+    with pytest.raises(
+        UnsupportedError, match=r"greenedge quantise FLOAT.pt2"
+    ):  # in a run, from the ONNX that it keeps
+        api.build(path, "linux-x86", out=tmp_path / "run", progress=False)

@@ -201,8 +201,8 @@ def test_a_pickle_is_never_executed(tmp_path):
 
 def test_older_and_other_archives_are_named(tmp_path):
     old = (
-        "was written by an older torch, which keeps weights as pickles, and those are never executed; load it where you "
-        "trust it, and save it again with torch.export.save of torch 2.13 or later."
+        "was written by an older torch, which keeps weights as pickles, and those are never executed; load it where "
+        "you trust it, and save it again with torch.export.save of torch 2.13 or later."
     )
     config = "m/data/weights/model_weights_config.json"
     members = {name: content for name, content in _members().items() if name != config}
@@ -290,7 +290,7 @@ def test_a_file_that_is_cut_anywhere_is_one_sentence(tmp_path):
 
 def test_a_file_with_a_wrong_byte_is_read_or_is_one_sentence(rng, tmp_path):
     content = _write(tmp_path / "net.pt2", _members()).read_bytes()
-    for _ in range(300):
+    for _ in range(150):
         spoiled = bytearray(content)
         spoiled[rng.integers(len(content))] = rng.integers(256)
         _read_or_say(tmp_path / "bad.pt2", bytes(spoiled))
@@ -325,7 +325,7 @@ def test_json_with_a_wrong_value_anywhere_is_read_or_refused(rng, tmp_path):
     """Every place of the graph, with odd values one by one: never another error than ours."""
     places = list(_list_places(_program()))
     for place in places:
-        for odd in rng.choice(len(_ODD), 3, replace=False):
+        for odd in rng.choice(len(_ODD), 1):
             program = copy.deepcopy(_program())
             parent = program
             for key in place[:-1]:

@@ -13,7 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from greenedge.errors import GreenedgeError, ReasonKind, Refused, UnsupportedError
+from greenedge.errors import GreenedgeError, Reason, ReasonKind, Refused, UnsupportedError
+from greenedge.frontends.kinds import FAKE_PROGRAM, FLOAT_PROGRAM, PT2E_PROGRAM
 from greenedge.frontends.torch_export import elementwise, linear, moves, pools, quantisers
 from greenedge.frontends.torch_export.archive import SAVE_AGAIN, read_archive
 from greenedge.frontends.torch_export.network import Call, Network, Rule
@@ -29,7 +30,6 @@ _IGNORED = {  # arguments that change no number: of memory, of devices and of tr
     *("memory_format", "non_blocking", "copy", "device", "layout", "pin_memory", "implicit"),
     *("momentum", "cudnn_enabled", "p"),
 }
-FLOAT_KIND = "a float torch.export program"
 _SUBJECT = "cannot become an integer graph:"
 
 
@@ -57,21 +57,31 @@ def read_program(path: Path) -> tuple[ModelProto, str]:
         except Damage as damage:
             raise GreenedgeError(f"{path} is damaged ({damage}); {SAVE_AGAIN}.") from None
     if net.reasons:
-        raise UnsupportedError(f"{path.name} {_SUBJECT}", net.reasons)
+        raise UnsupportedError(f"{path.name} {_SUBJECT}", _name_brevitas(path.stem, program) or net.reasons)
     try:
-        return net.model(path.stem), name_kind(program)
+        kind = name_kind(program)
+        return net.model(path.stem, kind), kind
     except Refused as refusal:
         raise UnsupportedError(f"{path.name} {_SUBJECT}", [refusal.at(path.stem)]) from None
+
+
+def _name_brevitas(name: str, program: Program) -> list[Reason]:
+    """One reason for a network whose quantisers are Brevitas' own arithmetic, in place of one for each part of it."""
+    if not any(".tensor_quant" in node.module for node in program.nodes):
+        return []
+    rule = "torch.export writes them out as arithmetic, and brevitas.export writes quantisers"
+    cure = "build its module by greenedge.api.build, or export it by brevitas.export.export_qonnx"
+    return [Reason(name, ReasonKind.UNSUPPORTED_GRAPH, "the quantisers of Brevitas", rule, cure)]
 
 
 def name_kind(program: Program) -> str:
     """What kind of program it is, in words, by its quantisers."""
     spaces = {node.target.partition(".")[0] for node in program.nodes}
     if spaces & set(quantisers.NAMESPACES):
-        return "a torch.export program, quantised by PT2E"
+        return PT2E_PROGRAM
     if any(name in node.target for node in program.nodes for name in quantisers.FAKE):
-        return "a torch.export program with fake quantisers"
-    return FLOAT_KIND
+        return FAKE_PROGRAM
+    return FLOAT_PROGRAM
 
 
 def _add_inputs(net: Network) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from greenedge.errors import Reason, ReasonKind, Refused
+from greenedge.frontends.kinds import TORCH_EXPORT
 from greenedge.frontends.names import take_name
 from greenedge.frontends.torch_export.archive import Unread
 from greenedge.frontends.torch_export.program import Kind, Node, Program, Ref, Value
@@ -23,7 +24,6 @@ from greenedge.graph.ops.base import Array
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-METADATA = "greenedge.torch_export"  # the key under which a model says by which torch it was exported
 OPSET = 21
 _ONNX = {  # torch's types of what a network takes and gives
     "FLOAT": 1,
@@ -170,8 +170,9 @@ class Network:
         self.nodes.append(onnx.helper.make_node(op, list(inputs), names, name=names[0], **attributes))
         return names
 
-    def model(self, name: str) -> ModelProto:
-        """The finished network under this name. Raises Refused for inputs and outputs that are no tensors."""
+    def model(self, name: str, kind: str) -> ModelProto:
+        """The finished network under this name, with what kind of program it was. Raises Refused for inputs and
+        outputs that are no tensors."""
         import onnx
         from onnx import numpy_helper
 
@@ -194,7 +195,7 @@ class Network:
         ends = {value.name for value in (*inputs, *outputs)} | set(self.initialisers)
         graph.value_info.extend(value for own, value in known.items() if own not in ends)
         proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="greenedge")
-        proto.metadata_props.add(key=METADATA, value=json.dumps({"torch": self.program.torch}))
+        proto.metadata_props.add(key=TORCH_EXPORT, value=json.dumps({"torch": self.program.torch, "kind": kind}))
         return proto
 
     def _describe(self, name: str, here: str) -> Any:
