@@ -52,7 +52,7 @@ OPERATORS = {  # name: (shape of a sample, function of it, its modules)
     "gelu": (ROW, lambda x: F.gelu(x) + F.gelu(x, approximate="tanh")),
     "hard functions": (ROW, lambda x: F.hardswish(x * 4) + F.hardsigmoid(x * 4)),
     "prelu": (IMAGE, lambda x, m: m(x), nn.PReLU(4, init=0.3)),
-    "softmax": (SIGNAL, lambda x: F.softmax(x, 1) + F.log_softmax(x, -1)),
+    "softmax": (SIGNAL, lambda x: F.softmax(x, 1, dtype=torch.float32) + F.log_softmax(x, -1)),
     "max pool": (IMAGE, lambda x: F.max_pool2d(x, 3, stride=2, padding=1)),
     "max pool ceil": (IMAGE, lambda x: F.max_pool2d(x, 3, stride=2, ceil_mode=True)),
     "max pool dilated": (IMAGE, lambda x: F.max_pool2d(x, 2, stride=1, dilation=2)),

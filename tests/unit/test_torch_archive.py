@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from greenedge.errors import GreenedgeError
+from greenedge.errors import GreenedgeError, UnsupportedError
 from greenedge.frontends.source import read_model
 from greenedge.frontends.torch_export import read_program
 from greenedge.frontends.torch_export.archive import MAX_MEMBERS, is_torch_file, read_archive
@@ -339,6 +339,16 @@ def _list_places(record, place=()):
     for key, value in pairs:
         yield (*place, key)
         yield from _list_places(value, (*place, key))
+
+
+def test_tensor_subclasses_are_one_reason(tmp_path):
+    """What torch writes of a module of torchao's quantize_."""
+    program = _program()
+    program["graph_module"]["graph"]["nodes"][1:1] = [
+        _call("export.access_subclass_inner_tensor.default", f"inner_{k}", src=_tensor("p_weight")) for k in range(2)
+    ]
+    with pytest.raises(UnsupportedError, match=r"net: weights in tensor subclasses, as torchao's quantize_ .* by PT2E"):
+        read_model(_write(tmp_path / "net.pt2", _members(program)))
 
 
 def test_an_argument_that_no_rule_reads_is_refused(tmp_path):

@@ -18,7 +18,7 @@ from greenedge.frontends.kinds import FAKE_PROGRAM, FLOAT_PROGRAM, PT2E_PROGRAM
 from greenedge.frontends.torch_export import elementwise, linear, moves, pools, quantisers
 from greenedge.frontends.torch_export.archive import SAVE_AGAIN, read_archive
 from greenedge.frontends.torch_export.network import Call, Network, Rule
-from greenedge.frontends.torch_export.program import Node, Program, parse_program
+from greenedge.frontends.torch_export.program import Kind, Node, Program, parse_program
 from greenedge.frontends.torch_export.records import Damage
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _IGNORED = {  # arguments that change no number: of memory, of devices and of tr
     *("memory_format", "non_blocking", "copy", "device", "layout", "pin_memory", "implicit"),
     *("momentum", "cudnn_enabled", "p"),
 }
+_SUBCLASS = "export.access_subclass_inner_tensor"
 _SUBJECT = "cannot become an integer graph:"
 
 
@@ -57,7 +58,7 @@ def read_program(path: Path) -> tuple[ModelProto, str]:
         except Damage as damage:
             raise GreenedgeError(f"{path} is damaged ({damage}); {SAVE_AGAIN}.") from None
     if net.reasons:
-        raise UnsupportedError(f"{path.name} {_SUBJECT}", _name_brevitas(path.stem, program) or net.reasons)
+        raise UnsupportedError(f"{path.name} {_SUBJECT}", _name_whole(path.stem, program) or net.reasons)
     try:
         kind = name_kind(program)
         return net.model(path.stem, kind), kind
@@ -65,13 +66,19 @@ def read_program(path: Path) -> tuple[ModelProto, str]:
         raise UnsupportedError(f"{path.name} {_SUBJECT}", [refusal.at(path.stem)]) from None
 
 
-def _name_brevitas(name: str, program: Program) -> list[Reason]:
-    """One reason for a network whose quantisers are Brevitas' own arithmetic, in place of one for each part of it."""
-    if not any(".tensor_quant" in node.module for node in program.nodes):
+def _name_whole(name: str, program: Program) -> list[Reason]:
+    """One reason for a network whose quantisers are no operators, in place of one for each part of it."""
+    if any(".tensor_quant" in node.module for node in program.nodes):
+        what = "the quantisers of Brevitas"
+        rule = "torch.export writes them out as arithmetic, and brevitas.export writes quantisers"
+        cure = "build its module by greenedge.api.build, or export it by brevitas.export.export_qonnx"
+    elif any(node.operator == _SUBCLASS for node in program.nodes):
+        what = "weights in tensor subclasses, as torchao's quantize_ makes them"
+        rule = "they are Python objects, and scales of activations that are constant belong to an integer graph"
+        cure = "quantise the float module statically by PT2E: prepare_pt2e, calibrate, convert_pt2e"
+    else:
         return []
-    rule = "torch.export writes them out as arithmetic, and brevitas.export writes quantisers"
-    cure = "build its module by greenedge.api.build, or export it by brevitas.export.export_qonnx"
-    return [Reason(name, ReasonKind.UNSUPPORTED_GRAPH, "the quantisers of Brevitas", rule, cure)]
+    return [Reason(name, ReasonKind.UNSUPPORTED_GRAPH, what, rule, cure)]
 
 
 def name_kind(program: Program) -> str:
@@ -109,7 +116,8 @@ def _read_node(net: Network, node: Node) -> None:
         net.lost.update(node.outputs)  # its reason is that of the node before it
         return
     rule(call)
-    left = [name for name in node.arguments if name not in call.read and name not in _IGNORED and call.has(name)]
+    unread = [name for name in node.arguments if name not in call.read and name not in _IGNORED]
+    left = [name for name in unread if call.has(name) and (name, call.value(name)) != ("dtype", Kind("FLOAT"))]
     if left:
         raise call.refuse(f"argument {left[0]!r}", "its rule does not read it", "leave it out")
     data = next((name for name in ("self", "input") if name in node.arguments), None)
