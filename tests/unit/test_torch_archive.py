@@ -190,7 +190,8 @@ def test_a_pickle_is_never_executed(tmp_path):
         read_model(_write(tmp_path / "net.pt2", _members(program)))
     (tmp_path / "old.pt").write_bytes(bomb)
     _write(tmp_path / "new.pth", {"model/data.pkl": bomb, "model/version": b"3"})
-    for name in ("old.pt", "new.pth"):
+    _write(tmp_path / "script.pt", {"m/code/net.py": b"x" * 99, "m/data.pkl": bomb}, zipfile.ZIP_DEFLATED)
+    for name in ("old.pt", "new.pth", "script.pt"):
         assert _said(tmp_path / name) == (
             "is a Python pickle or TorchScript of torch.save, which is code and is never executed; load it where you "
             "trust it, and export the module: torch.export.save(torch.export.export(model.eval(), (sample,)), "
@@ -382,3 +383,30 @@ def test_what_pt2e_of_torchao_writes_is_read(version, repo):
     scale, zero = lowered.outputs[0].scale, lowered.outputs[0].zero
     expected = np.load(folder / f"torch-{version}.npy", allow_pickle=False)
     assert (np.rint(expected / scale) + zero == levels).all()
+
+
+def test_a_tensor_that_was_written_has_its_new_value(tmp_path):
+    """relu_(y); y + y: torch's own exporter names the result, another may name what was written."""
+    program = _program()
+    graph = program["graph_module"]["graph"]
+    graph["nodes"][1]["target"] = "torch.ops.aten.relu_.default"
+    graph["nodes"].append(_call("aten.add.Tensor", "sum", self=_tensor("linear"), other=_tensor("relu")))
+    graph["tensor_values"]["sum"] = _meta([1, 4])
+    program["graph_module"]["signature"]["output_specs"] = [{"user_output": {"arg": _tensor("sum")}}]
+    nodes = read_model(_write(tmp_path / "net.pt2", _members(program))).nodes
+    assert nodes[-1].op == "Add" and nodes[-1].inputs == (nodes[-2].outputs[0],) * 2 and nodes[-2].op == "Relu"
+
+
+def test_integers_of_another_type_than_they_are_read_as_are_refused(tmp_path):
+    program = _program()
+    graph = program["graph_module"]["graph"]
+    code = {"scale": {"as_float": 0.5}, "zero_point": {"as_int": 0}, "quant_min": {"as_int": 0}}
+    code |= {"quant_max": {"as_int": 255}, "dtype": {"as_scalar_type": 1}}
+    name = "quantized_decomposed.dequantize_per_tensor.default"
+    graph["nodes"].insert(0, _call(name, "real", input=_tensor("p_weight"), **code))
+    graph["nodes"][1]["inputs"][1]["arg"] = _tensor("real")
+    graph["tensor_values"] |= {"p_weight": _meta([4, 6], kind=2), "real": _meta([4, 6])}
+    with pytest.raises(
+        UnsupportedError, match=r"real: .*: integers stored as CHAR, read as BYTE; they are of one type"
+    ):
+        read_model(_write(tmp_path / "net.pt2", _members(program)))

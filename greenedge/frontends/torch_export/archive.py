@@ -121,7 +121,7 @@ def read_archive(path: Path) -> Archive:
     if content[:2] == _PICKLE or (content[:4] != _ZIP and path.suffix.lower() in _SAVED):
         raise _refuse_pickle(path)
     try:
-        return _read_members(path, _unzip(content))
+        return _read_members(path, _unzip(path, content))
     except Damage as damage:
         raise GreenedgeError(f"{path} is damaged ({damage}); {SAVE_AGAIN}.") from None
     except _DAMAGE as error:
@@ -136,9 +136,9 @@ def _refuse_pickle(path: Path) -> GreenedgeError:
     )
 
 
-def _unzip(content: bytes) -> dict[str, bytes]:
+def _unzip(path: Path, content: bytes) -> dict[str, bytes]:
     """The members of an archive by name, below its own folder. Raises Damage for one that no program of torch's
-    writes."""
+    writes, GreenedgeError for one of another kind."""
     if content[: len(_ZIP)] != _ZIP:
         raise Damage("it is no zip archive")
     if content.count(_HEADER) > MAX_MEMBERS:  # each takes one: counted before any is made
@@ -146,7 +146,10 @@ def _unzip(content: bytes) -> dict[str, bytes]:
     members: dict[str, bytes] = {}
     read = 0
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        for info in archive.infolist():
+        infos = archive.infolist()
+        if not any(info.filename.endswith("archive_format") for info in infos):
+            raise _name_other_archive(path, [info.filename for info in infos])
+        for info in infos:
             if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
                 raise Damage(f"member {info.filename[:60]!r} is compressed, which torch never does")
             parts = PurePosixPath(info.filename).parts
@@ -164,7 +167,7 @@ def _unzip(content: bytes) -> dict[str, bytes]:
 
 def _read_members(path: Path, members: Mapping[str, bytes]) -> Archive:
     if members.get("archive_format") != b"pt2":
-        raise _name_other_archive(path, members)
+        raise _name_other_archive(path, list(members))
     models = [name for name in members if name.startswith("models/") and name.endswith(".json")]
     if not models and any(name.startswith("data/aotinductor/") for name in members):
         raise GreenedgeError(
@@ -182,10 +185,10 @@ def _read_members(path: Path, members: Mapping[str, bytes]) -> Archive:
     return Archive(program, weights, constants)
 
 
-def _name_other_archive(path: Path, members: Mapping[str, bytes]) -> GreenedgeError:
-    if any(name.endswith(".pkl") for name in members):
+def _name_other_archive(path: Path, names: list[str]) -> GreenedgeError:
+    if any(name.endswith(".pkl") for name in names):
         return _refuse_pickle(path)
-    if "serialized_exported_program.json" in members:
+    if "serialized_exported_program.json" in names:
         return _refuse_old(path)
     return GreenedgeError(f"{path} is a zip archive without a torch.export program in it; {SAVE_AGAIN}.")
 
