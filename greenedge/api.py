@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from greenedge.backends.preflight import Preflight
     from greenedge.target import Target
 
-Model = Any  # a path, or a torch.nn.Module with Brevitas quantisers
+Model = Any  # a path, a torch.export.ExportedProgram, or a torch.nn.Module with quantisers of Brevitas or PT2E
 Names = str | Sequence[str]
 # of one input an array (N, *shape), of several {input: array} or a tuple in the model's order; or an .npy or .npz file
 Inputs = Any
@@ -125,9 +125,9 @@ def build(
 ) -> Run | list[Run]:
     """Builds and verifies a model for a target, or for several; returns its Run, or a list of them.
 
-    model       path of an ONNX file, of an int8 .tflite, or of a language model that was quantised (compared on
-                stories of its own), or a torch module with Brevitas quantisers (it is exported in eval mode, and needs
-                `inputs`)
+    model       path of an ONNX file, of an int8 .tflite, of a .pt2 of torch.export, or of a language model that was
+                quantised (compared on stories of its own); a torch.export.ExportedProgram; or a torch module with the
+                quantisers of Brevitas or of PT2E (it is exported in eval mode, and needs `inputs`)
     inputs      float32 (N, *shape) to verify with, of several inputs {input: array} or a tuple in the model's order
                 (a module's: of its forward), or the path of an .npy or .npz file; drawn at random for a file where
                 they are not given. labels: (N,) classes
@@ -326,27 +326,67 @@ def _source(
     declared = job_list.input_types(_names(input_type))
     if isinstance(model, (str, Path)):
         return ModelFile(Path(model), samples, classes, declared, outputs, arithmetic=arithmetic)
-    if samples is None:
+    from greenedge.frontends import torch_program
+
+    exported = torch_program.is_program(model)
+    if samples is None and not exported:
         raise GreenedgeError(
             f"{type(model).__name__} is exported with samples, and none are given; say inputs=X, (N, *shape) in "
             "float32, or a tuple of one for each input of its forward."
         )
-    from greenedge.frontends.brevitas import export_model, outputs_of
     from greenedge.frontends.samples import read_arguments
 
-    given = read_arguments(samples, model.forward)
-    path = Path(opened.enter_context(scratch_folder("model"))) / f"{name or type(model).__name__.lower()}.onnx"
-    training = model.training
-    model.eval()
-    try:
-        facts = export_model(model, [array[:8] for array in given], path)
-        if outputs is None and "output" in facts:  # of several outputs none is compared
-            outputs, reference = opened.enter_context(_save_samples(outputs_of(model, given))), "torch"
-    finally:
-        model.train(training)
+    given = [] if samples is None else read_arguments(samples, torch_program.read_forward(model))
+    path = Path(opened.enter_context(scratch_folder("model"))) / (name or type(model).__name__.lower())
+    write = _write_brevitas if not exported and torch_program.has_brevitas(model) else _write_program
+    path, found = write(model, given, path)
+    if outputs is None and found is not None:
+        outputs, reference = opened.enter_context(_save_samples(found)), "torch"
     if len(given) > 1:  # in the order of forward, which is the file's
         samples = opened.enter_context(_save_samples(tuple(given)))
     return ModelFile(path, samples, classes, declared, outputs, reference)
+
+
+def _write_brevitas(model, given, stem: Path):
+    """(the QONNX file of a module with Brevitas quantisers, its outputs for the samples); of several none is
+    compared."""
+    from greenedge.frontends.brevitas import export_model, outputs_of
+
+    path = stem.with_name(f"{stem.name}.onnx")
+    with _in_eval_mode(model):
+        facts = export_model(model, [array[:8] for array in given], path)
+        return path, outputs_of(model, given) if "output" in facts else None
+
+
+def _write_program(model, given, stem: Path):
+    """As `_write_brevitas`, the .pt2 file of an ExportedProgram or of any other module."""
+    from greenedge.frontends import torch_program
+
+    path = stem.with_name(f"{stem.name}.pt2")
+    given = [array.astype("float32") if array.dtype.kind == "f" else array for array in given]
+    if torch_program.is_program(model):
+        program = model
+    else:
+        with _in_eval_mode(model):
+            program = torch_program.export_module(model, given)
+    torch_program.save_program(program, path)
+    outputs = torch_program.run_program(program, given) if given else []
+    return path, outputs[0] if len(outputs) == 1 else None
+
+
+@contextmanager
+def _in_eval_mode(model):
+    """A module that computes one function; an exported one has no such mode, and says so."""
+    training = model.training
+    try:
+        model.eval()
+    except NotImplementedError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 @contextmanager

@@ -500,7 +500,7 @@ def build(
     require: Requirement = Require.certified,
     as_json: Json = False,
 ) -> None:
-    """Build somebody's QONNX or int8 .tflite model, or a language model, for a target and verify it."""
+    """Build somebody's QONNX, int8 .tflite or .pt2 model, or a language model, for a target and verify it."""
     from greenedge.decoder.source import DecoderFile, is_decoder_file
     from greenedge.frontends.import_onnx import ModelFile
     from greenedge.run.jobs import input_types, jobs_for
@@ -870,7 +870,7 @@ def requantise(
 @app.command()
 @_exit_code_on_error
 def quantise(
-    model: Annotated[Path, typer.Argument(metavar="FLOAT.onnx|MODEL.bin|MODEL.gguf")],
+    model: Annotated[Path, typer.Argument(metavar="FLOAT.onnx|FLOAT.pt2|MODEL.bin|MODEL.gguf")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="The quantised model: OUT.onnx, OUT.npz.")],
     calibrate: Annotated[
         Path | None,

@@ -44,10 +44,14 @@ class Preflight:
 
 
 class Lowerings:
-    """A model read and lowered once in each arithmetic that is asked for, for however many targets and comparisons."""
+    """A model read and lowered once in each arithmetic that is asked for, for however many targets and comparisons.
+
+    `kinds` says what kind of file was read, by arithmetic, also where it could not be lowered.
+    """
 
     def __init__(self, path: Path, declared: Mapping[str | None, InputType] | None = None) -> None:
         self.path, self.declared = path, declared
+        self.kinds: dict[str, str] = {}
         self._found: dict[str, tuple[Source, Lowered] | UnsupportedError] = {}
 
     def get(self, arithmetic: str = "xnnpack") -> tuple[Source, Lowered]:
@@ -66,6 +70,7 @@ class Lowerings:
 
         try:
             source = read_model(self.path, arithmetic)
+            self.kinds[arithmetic] = source.kind
             return source, lower_source(source, self.declared)
         except UnsupportedError as refusal:
             return refusal
@@ -92,10 +97,11 @@ def check_model(
     options, name = dict(options or {}), Path(path).name
     if is_decoder_file(Path(path)):
         return _check_decoder(Path(path), target, backend, options)
+    lowerings = lowerings or Lowerings(Path(path), declared)
     try:
-        source, lowered = (lowerings or Lowerings(Path(path), declared)).get(arithmetic)
+        source, lowered = lowerings.get(arithmetic)
     except UnsupportedError as refusal:
-        return Preflight(name, target.name, backend or target.backends[0], refusal.reasons)
+        return Preflight(name, target.name, backend or target.backends[0], refusal.reasons, kind=lowerings.kinds.get(arithmetic, ""))
     why = None
     if backend is None:
         backend, why = select_backend(lowered.graph, target, options)

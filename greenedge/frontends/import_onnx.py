@@ -18,6 +18,7 @@ from greenedge.frontends.input_type import InputType, parse_input_type
 from greenedge.frontends.samples import ModelInput, Samples, count_samples, list_inputs, read_samples, write_samples
 from greenedge.frontends.source import DEFAULT_ARITHMETIC, Source, parse_normal, read_normal
 from greenedge.frontends.tflite.file import is_tflite
+from greenedge.frontends.torch_export.archive import is_torch_file
 
 SAMPLES = 100  # drawn at random where no --inputs are given
 _SEED = 1
@@ -73,7 +74,7 @@ class ModelFile:
             raise GreenedgeError(f"{self.path} does not exist; give the path of an ONNX file.")
         files = {"model": self.path, "inputs": self.samples, "labels": self.labels, self.reference: self.expected}
         digests = {role: sha256_file(_require_file(path)) for role, path in files.items() if path is not None}
-        if not self.is_tflite:
+        if not self.is_tflite and not is_torch_file(self.path):
             digests |= {f"data {path.name}": sha256_file(path) for path in _find_external_data(self.path)}
         digests |= {"arithmetic": self.kernels} if self.is_tflite else {}
         return digests | {f"declared {name}": text for name, text in self.declared.items()}

@@ -25,6 +25,8 @@ from greenedge.frontends.load import load_proto
 from greenedge.frontends.normalise import Normal, normalise
 from greenedge.frontends.tflite import ARITHMETICS, read_tflite
 from greenedge.frontends.tflite.file import is_tflite
+from greenedge.frontends.torch_export import read_program
+from greenedge.frontends.torch_export.archive import is_torch_file
 
 if TYPE_CHECKING:
     import onnx
@@ -86,6 +88,8 @@ def read_normal(path: Path, arithmetic: str = DEFAULT_ARITHMETIC) -> Normal:
             kind = f"{kind}, read in the arithmetic {arithmetic}"
         elif is_hgq2(path):
             proto, kind = read_hgq2(path), "a Keras file of HGQ2"
+        elif path.is_file() and is_torch_file(path):
+            proto, kind = read_program(path)
         else:
             proto = load_proto(path)
             kind = name_onnx_kind(proto)

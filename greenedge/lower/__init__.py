@@ -22,6 +22,7 @@ from greenedge.errors import GreenedgeError, Reason, ReasonKind, UnsupportedErro
 from greenedge.files.atomic_write import atomic_write
 from greenedge.files.json_file import read_json
 from greenedge.frontends.input_type import InputType
+from greenedge.frontends.kinds import FLOAT_PROGRAM
 from greenedge.frontends.post_training import is_float
 from greenedge.frontends.samples import ModelInput, list_inputs
 from greenedge.frontends.source import DEFAULT_ARITHMETIC, Source, read_model
@@ -146,12 +147,13 @@ def _sum_up(source: Source, reasons: list[Reason]) -> list[Reason]:
     """Of a float model one reason in place of one for each layer that is not quantised."""
     if not is_float(source):
         return reasons
+    file = f"FLOAT{'.pt2' if source.kind == FLOAT_PROGRAM else '.onnx'}"
     whole = Reason(
         source.name,
         ReasonKind.UNQUANTISED,
         "a float model, without any quantiser",
         "integer layers need quantised weights and activations",
-        "run `greenedge quantise FLOAT.onnx --calibrate SAMPLES.npy -o OUT.onnx`, or train it with Brevitas quantisers",
+        f"run `greenedge quantise {file} --calibrate SAMPLES.npy -o OUT.onnx`, or train it with Brevitas quantisers",
     )
     others = [reason for reason in reasons if reason.kind is not ReasonKind.UNQUANTISED]
     return [whole, *others] if len(others) < len(reasons) else reasons
