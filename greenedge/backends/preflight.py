@@ -101,7 +101,8 @@ def check_model(
     try:
         source, lowered = lowerings.get(arithmetic)
     except UnsupportedError as refusal:
-        return Preflight(name, target.name, backend or target.backends[0], refusal.reasons, kind=lowerings.kinds.get(arithmetic, ""))
+        kind = lowerings.kinds.get(arithmetic, "")
+        return Preflight(name, target.name, backend or target.backends[0], refusal.reasons, kind=kind)
     why = None
     if backend is None:
         backend, why = select_backend(lowered.graph, target, options)
