@@ -94,8 +94,8 @@ OPERATORS = {  # name: (shape of a sample, function of it, its modules)
     "written value": (ROW, lambda x: _write_and_read(x)),
 }
 NOT_IN_CORE = {  # whose decomposition is refused: by operators without a rule, or rows of all samples in one axis
-    "dense of rows": "does not have the open batch as its first axis",
-    "dense of rows, no bias": "does not have the open batch as its first axis",
+    "dense of rows": "does not have the batch as its first axis",
+    "dense of rows, no bias": "does not have the batch as its first axis",
     "softplus": "operator aten.where.self; there is no rule that reads it",
     "prelu": "operator aten.where.self; there is no rule that reads it",
     "upsample 1d": "operator aten.index.Tensor; there is no rule that reads it",

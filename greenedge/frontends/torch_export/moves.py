@@ -104,7 +104,14 @@ def unsqueeze(call: Call) -> None:
 
 def permute(call: Call) -> None:
     rank = len(call.shape("self"))
-    call.emit("Transpose", [call.tensor("self")], perm=[axis % rank for axis in call.integers("dims", None, rank)])
+    _turn(call, [axis % rank for axis in call.integers("dims", None, rank)])
+
+
+def _turn(call: Call, order: list[int]) -> None:
+    """Writes the axes in this order; the batch of what follows from the samples stays the first."""
+    if order[:1] != [0] and call.name("self") in call.net.live:
+        raise call.refuse("it moves the first axis", "every sample must be computed by itself")
+    call.emit("Transpose", [call.tensor("self")], perm=order)
 
 
 def swap(call: Call) -> None:
@@ -115,7 +122,7 @@ def swap(call: Call) -> None:
     if not (-rank <= first < rank and -rank <= second < rank):
         raise call.refuse(f"axes {first} and {second} of {rank}", "an axis is one of the tensor's")
     order[first], order[second] = order[second], order[first]
-    call.emit("Transpose", [call.tensor("self")], perm=order)
+    _turn(call, order)
 
 
 def concatenate(call: Call) -> None:

@@ -53,7 +53,8 @@ class Network:
         self.reasons: list[Reason] = []
         self.live = set(program.inputs)  # what follows from the samples
         self.lost: set[str] = set()  # what nodes would have given that were refused
-        self.batch = {s for name in program.inputs for s in program.shapes.get(name, ())[:1] if isinstance(s, Symbol)}
+        firsts = {size for name in program.inputs for size in program.shapes.get(name, ())[:1]}
+        self.batch = {size for size in firsts if isinstance(size, Symbol) or (isinstance(size, int) and size > 1)}
         self._taken: set[str] = set()
         self._ends: set[str] = set()  # outputs of the network so far
         self._written: set[str] = set()  # what its nodes give
@@ -72,11 +73,12 @@ class Network:
         if self.batch and name in self.live and (not shape or shape[0] not in self.batch):
             raise Refused(
                 ReasonKind.UNSUPPORTED_SHAPE,
-                f"tensor {name!r} does not have the open batch as its first axis",
+                f"tensor {name!r} does not have the batch as its first axis",
                 "every sample must be computed by itself",
-                "export with a batch of 1 in place of a dynamic shape",
+                "export with a batch of 1, fixed",
             )
-        sizes = [1 if axis == 0 and size in self.batch else size for axis, size in enumerate(shape)]
+        is_open = bool(shape) and isinstance(shape[0], Symbol) and shape[0] in self.batch
+        sizes = [1 if axis == 0 and is_open else size for axis, size in enumerate(shape)]
         wrong = next((axis for axis, size in enumerate(sizes) if not isinstance(size, int)), None)
         if wrong is not None:
             raise Refused(
