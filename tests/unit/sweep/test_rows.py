@@ -205,6 +205,7 @@ def test_another_sweep_or_something_else_in_the_folder(tmp_path, source, monkeyp
         (["train.epochs=1,2"], {}, r"^train.epochs belongs to a recipe; of a model file vary build.KEY, target or backend.$"),  # noqa: E501
         (["build.fpz=1,2"], {}, r"fpz"),
         (["target=ulx3s-85f"], {}, r"^target is varied, and --target names one too; leave one of the two out.$"),
+        (["build.fps=1"], {"until": "train"}, r"^small is a model file, which is not trained; say --until lower, or"),
         (["build.fps=1"], {"until": "finish"}, r"^'finish' is none of: train, export, lower, plan, build, verify, report.$"),  # noqa: E501
         (["build.fps=1"], {"energy_j": 2.0}, r"^--energy buys epochs of a recipe's training, and .*small.onnx is a model file; leave it out.$"),  # noqa: E501
         (["build.fps=1,2,3"], {"sampler": "grid", "trials": 2}, r"^the grid has 3 points and --trials allows 2; leave --trials out"),  # noqa: E501
