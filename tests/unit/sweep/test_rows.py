@@ -199,6 +199,18 @@ def test_another_sweep_or_something_else_in_the_folder(tmp_path, source, monkeyp
         run_sweep(plan(source, ["build.fps=1"]), tmp_path / "t")
 
 
+def test_a_folder_that_cannot_be_written(tmp_path, source, monkeypatch):
+    install(monkeypatch)
+    sweep = plan(source, ["build.fps=1"])
+    monkeypatch.setattr(Path, "mkdir", _refuse)
+    with pytest.raises(GreenedgeError, match=r"s could not be written: permission denied; choose another folder with"):
+        run_sweep(sweep, tmp_path / "s")
+
+
+def _refuse(path, *words, **more):
+    raise PermissionError(13, "Permission denied", str(path))
+
+
 @pytest.mark.parametrize(
     "vary, facts, message",
     [
