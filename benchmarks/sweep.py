@@ -159,6 +159,7 @@ print(time.monotonic() - began, time.process_time() - used)
 
 def _work(folder: Path, points: int, kind: str, amount: float, workers: int) -> float:
     """Seconds from the first start of a worker to the end of the last."""
+    folder.mkdir()
     began = time.monotonic()
     command = [sys.executable, "-c", WORKER, str(folder), str(points), kind, str(amount)]
     running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(workers)]
@@ -169,10 +170,11 @@ def _work(folder: Path, points: int, kind: str, amount: float, workers: int) -> 
 def workers() -> dict:
     """Four workers against one, on as many cores as there are; starting them counts."""
     found: dict = {"cores": os.cpu_count()}
-    for kind, amount in (("sleep", 2.0), ("compute", 2e7)):
+    for kind, amount in (("sleep", 5.0), ("compute", 2e7)):
         with tempfile.TemporaryDirectory() as scratch:
+            load = round(os.getloadavg()[0], 1)
             seconds = {n: round(_work(Path(scratch) / str(n), 16, kind, amount, n), 2) for n in (1, 4)}
-        found[kind] = {"seconds": seconds, "times_faster": round(seconds[1] / seconds[4], 2)}
+        found[kind] = {"seconds": seconds, "times_faster": round(seconds[1] / seconds[4], 2), "load_before": load}
     return found
 
 

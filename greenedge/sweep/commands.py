@@ -13,7 +13,7 @@ from greenedge.sweep.engine import Watch, begin_study, run_sweep, work
 from greenedge.sweep.outputs import PAGE, write_outputs
 from greenedge.sweep.space import TARGET, Axis, Space, make_space, name_point, parse_vary, read_space
 from greenedge.sweep.study import Study
-from greenedge.sweep.sweep import Given, Sweep, load_sweep, plan_sweep
+from greenedge.sweep.sweep import Given, Sweep, is_model_path, load_sweep, plan_sweep
 from greenedge.sweep.trackers import OnStage, open_trackers
 
 
@@ -93,7 +93,7 @@ def plan_request(request: Request) -> Sweep:
         request.source,
         space,
         backend=request.backend,
-        until=request.until or ("report" if has_target else "train"),
+        until=request.until or ("report" if has_target else "lower" if is_model_path(request.source) else "train"),
         build=request.build,
         energy_j=request.energy_j,
         sampler=request.sampler,

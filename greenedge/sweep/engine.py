@@ -15,6 +15,7 @@ from greenedge.errors import GreenedgeError, ToolError
 from greenedge.files.locks import require_locks
 from greenedge.files.remove import remove
 from greenedge.progress import ProgressFn, no_progress
+from greenedge.run.manifest import os_errors_as_greenedge
 from greenedge.sweep.outputs import mark_front, write_outputs
 from greenedge.sweep.study import BUILDS, POINTS, Claim, Row, Study, Worker
 from greenedge.sweep.sweep import DESCRIPTION, Sweep, save_description
@@ -44,13 +45,15 @@ def begin_study(sweep: Sweep, folder: Path, retry: bool = False) -> Study:
 
     Raises GreenedgeError where the folder holds something else, or its file system has no locks.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    strangers = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    with os_errors_as_greenedge(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        strangers = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     if strangers and not (folder / DESCRIPTION).is_file():
         raise GreenedgeError(f"{folder} holds {strangers[0]!r} and is no study; choose another folder with --study.")
-    require_locks(folder)
-    save_description(sweep, folder)
-    study = Study(folder, sweep.space, sweep.sampling()).open()
+    with os_errors_as_greenedge(folder):
+        require_locks(folder)
+        save_description(sweep, folder)
+        study = Study(folder, sweep.space, sweep.sampling()).open()
     if retry:
         for path in (folder / TRAININGS).glob(f"*{FAILED}"):
             remove(path)

@@ -87,7 +87,7 @@ class Sweep:
     @property
     def is_model(self) -> bool:
         """Whether the source is a model file, and no recipe."""
-        return self.source.endswith(_SUFFIXES)
+        return is_model_path(self.source)
 
     @property
     def name(self) -> str:
@@ -167,6 +167,8 @@ def plan_sweep(sweep: Sweep, targets: Sequence[str] = ()) -> Sweep:
     for value, known in ((sweep.until, STOPS), (sweep.build, BUILDS), (sweep.sampler, (*SAMPLERS, "auto"))):
         if value not in known:
             raise TargetError(f"{value!r} is none of: {', '.join(known)}.")
+    if sweep.is_model and sweep.until == "train":
+        raise TargetError(f"{sweep.name} is a model file, which is not trained; say --until lower, or a target.")
     named = list(dict.fromkeys(targets))
     if len(named) > 1:
         sweep = replace(sweep, space=sweep.space.with_axis(TARGET, named))
@@ -184,6 +186,11 @@ def plan_sweep(sweep: Sweep, targets: Sequence[str] = ()) -> Sweep:
         )
     check_values(sweep)
     return sweep
+
+
+def is_model_path(source: str) -> bool:
+    """Whether a source is the path of a model file, by its ending."""
+    return source.endswith(_SUFFIXES)
 
 
 def resolve_source(source: str) -> str:

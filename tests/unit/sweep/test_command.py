@@ -34,6 +34,13 @@ def test_a_table_a_page_and_a_status(cli, tmp_path):
     assert [row["status"] for row in json.loads(again.stdout)["rows"]] == ["done", "differs"]
 
 
+def test_a_model_file_without_a_target_is_lowered(cli):
+    done = cli("small.onnx", "--vary", "build.fps=1,2", "--study", "s", "--json")
+    rows = json.loads(done.stdout)["rows"]
+    assert done.exit_code == 0 and [(row["stage"], row["status"]) for row in rows] == [("lower", "done")] * 2
+    assert list(rows[0]["figures"]) == ["weight_bits"]
+
+
 def test_every_point_refused_is_the_preflights_status(cli):
     assert cli("small.onnx", "--vary", "build.fps=4", "-t", "BENCH").exit_code == 4
     assert cli("small.onnx", "--vary", "build.fps=5", "-t", "BENCH", "--study", "s").exit_code == 1

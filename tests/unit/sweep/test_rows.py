@@ -199,12 +199,25 @@ def test_another_sweep_or_something_else_in_the_folder(tmp_path, source, monkeyp
         run_sweep(plan(source, ["build.fps=1"]), tmp_path / "t")
 
 
+def test_a_folder_that_cannot_be_written(tmp_path, source, monkeypatch):
+    install(monkeypatch)
+    sweep = plan(source, ["build.fps=1"])
+    monkeypatch.setattr(Path, "mkdir", _refuse)
+    with pytest.raises(GreenedgeError, match=r"s could not be written: permission denied; choose another folder with"):
+        run_sweep(sweep, tmp_path / "s")
+
+
+def _refuse(path, *words, **more):
+    raise PermissionError(13, "Permission denied", str(path))
+
+
 @pytest.mark.parametrize(
     "vary, facts, message",
     [
         (["train.epochs=1,2"], {}, r"^train.epochs belongs to a recipe; of a model file vary build.KEY, target or backend.$"),  # noqa: E501
         (["build.fpz=1,2"], {}, r"fpz"),
         (["target=ulx3s-85f"], {}, r"^target is varied, and --target names one too; leave one of the two out.$"),
+        (["build.fps=1"], {"until": "train"}, r"^small is a model file, which is not trained; say --until lower, or"),
         (["build.fps=1"], {"until": "finish"}, r"^'finish' is none of: train, export, lower, plan, build, verify, report.$"),  # noqa: E501
         (["build.fps=1"], {"energy_j": 2.0}, r"^--energy buys epochs of a recipe's training, and .*small.onnx is a model file; leave it out.$"),  # noqa: E501
         (["build.fps=1,2,3"], {"sampler": "grid", "trials": 2}, r"^the grid has 3 points and --trials allows 2; leave --trials out"),  # noqa: E501
