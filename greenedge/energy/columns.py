@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from greenedge.errors import GreenedgeError
 
-# quantity -> {factor to s, W, A, V, J: the spellings of the unit, in lower case, with u for micro}
+# quantity -> {factor to s, W, A, V, J: the spellings of the unit, with u for micro; the first is the one that a cure
+# writes, the others are in lower case}
 UNITS: dict[str, dict[float, str]] = {
     "time": {
         1.0: "s sec secs second seconds sekunden secondes segundos",
@@ -20,49 +21,31 @@ UNITS: dict[str, dict[float, str]] = {
         3600.0: "h hr hrs hour hours",
     },
     "power": {
-        1.0: "w watt watts",
-        1e-3: "mw mwatt mwatts milliwatt milliwatts",
-        1e-6: "uw uwatt uwatts microwatt microwatts",
-        1e-9: "nw nanowatt nanowatts",
-        1e3: "kw kilowatt kilowatts",
+        1.0: "W watt watts",
+        1e-3: "mW mwatt mwatts milliwatt milliwatts",
+        1e-6: "uW uwatt uwatts microwatt microwatts",
+        1e-9: "nW nanowatt nanowatts",
+        1e3: "kW kilowatt kilowatts",
     },
     "current": {
-        1.0: "a amp amps ampere amperes",
-        1e-3: "ma mamp mamps milliamp milliamps milliampere milliamperes",
-        1e-6: "ua uamp uamps microamp microamps microampere microamperes",
-        1e-9: "na nanoamp nanoamps nanoampere nanoamperes",
+        1.0: "A amp amps ampere amperes",
+        1e-3: "mA mamp mamps milliamp milliamps milliampere milliamperes",
+        1e-6: "uA uamp uamps microamp microamps microampere microamperes",
+        1e-9: "nA nanoamp nanoamps nanoampere nanoamperes",
     },
     "voltage": {
-        1.0: "v volt volts vdc",
-        1e-3: "mv mvolt mvolts millivolt millivolts",
-        1e-6: "uv microvolt microvolts",
-        1e3: "kv kilovolt kilovolts",
+        1.0: "V volt volts vdc",
+        1e-3: "mV mvolt mvolts millivolt millivolts",
+        1e-6: "uV microvolt microvolts",
+        1e3: "kV kilovolt kilovolts",
     },
     "energy": {
-        1.0: "j joule joules ws",
-        1e-3: "mj millijoule millijoules",
-        1e-6: "uj microjoule microjoules",
-        1e-9: "nj nanojoule nanojoules",
-        1e3: "kj kilojoule kilojoules",
-        3600.0: "wh watthour watthours",
-        3.6: "mwh",
-        3.6e-3: "uwh",
-        3.6e6: "kwh",
-    },
-}
-# The spelling that a cure writes: "mW" and not "mw".
-SHORT: dict[str, dict[float, str]] = {
-    "time": {1.0: "s", 1e-3: "ms", 1e-6: "us", 1e-9: "ns", 60.0: "min", 3600.0: "h"},
-    "power": {1.0: "W", 1e-3: "mW", 1e-6: "uW", 1e-9: "nW", 1e3: "kW"},
-    "current": {1.0: "A", 1e-3: "mA", 1e-6: "uA", 1e-9: "nA"},
-    "voltage": {1.0: "V", 1e-3: "mV", 1e-6: "uV", 1e3: "kV"},
-    "energy": {
-        1.0: "J",
-        1e-3: "mJ",
-        1e-6: "uJ",
-        1e-9: "nJ",
-        1e3: "kJ",
-        3600.0: "Wh",
+        1.0: "J joule joules ws",
+        1e-3: "mJ millijoule millijoules",
+        1e-6: "uJ microjoule microjoules",
+        1e-9: "nJ nanojoule nanojoules",
+        1e3: "kJ kilojoule kilojoules",
+        3600.0: "Wh watthour watthours",
         3.6: "mWh",
         3.6e-3: "uWh",
         3.6e6: "kWh",
@@ -103,10 +86,11 @@ COLUMNS_HELP = "time=NAME:ms,power=NAME:mW (or current=NAME:mA,voltage=NAME:V); 
 
 
 def _spellings(quantity: str) -> dict[str, float]:
-    return {word: factor for factor, words in UNITS[quantity].items() for word in words.split()}
+    return {word.lower(): factor for factor, words in UNITS[quantity].items() for word in words.split()}
 
 
 SPELLINGS = {quantity: _spellings(quantity) for quantity in UNITS}
+SHORT = {quantity: {f: words.split()[0] for f, words in units.items()} for quantity, units in UNITS.items()}
 
 
 def read_unit(text: str, quantity: str | None = None) -> tuple[str, float] | None:
@@ -137,7 +121,7 @@ def read_name(name: str) -> Meaning | None:
     tokens = _tokens(name)
     lows = [token.lower() for token in tokens]
     units = [(k, found) for k, token in enumerate(tokens) if (found := _unit_at(tokens, k, token))]
-    if _SCALED.search(low.replace("_", " ")):
+    if _SCALED.search(_without_supply(low).replace("_", " ")):
         units = []
     said = {q for _, (q, _) in units}
     named = [q for token in lows for q in _WORDS if _is_word(token, q, len(tokens) - len(units))]
@@ -151,6 +135,14 @@ def read_name(name: str) -> Meaning | None:
         return None  # "startup (ms)" is no clock
     factors = {factor for _, (q, factor) in units if q == quantity}
     return Meaning(quantity, factors.pop() if len(factors) == 1 else None)
+
+
+def _without_supply(low: str) -> str:
+    """The name without a voltage in it where a unit stands in brackets behind: POM_5V_IN (mW) is of a supply of 5 V."""
+    match = re.fullmatch(r"(.*\S)\s*[(\[]([^()\[\]]+)[)\]]", low)
+    if match is None or read_unit(match[2]) is None:
+        return low
+    return re.sub(r"(?<![a-z0-9])\d{1,2}v\d{0,2}(?![a-z0-9])", "", match[1])
 
 
 def _is_word(token: str, quantity: str, words: int) -> bool:

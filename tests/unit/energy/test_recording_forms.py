@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from greenedge.energy import importers
+from greenedge.energy.columns import read_name
 from greenedge.energy.source import integrate
 from greenedge.errors import GreenedgeError
 
@@ -60,6 +61,14 @@ def _seconds(header: str, scale: float, sep: str = ",", **more: object) -> Form:
 
 def _millis(header: str, scale: float) -> Form:
     return _form(header, header, lambda k: (k * 10, f"{_power(k) * scale:.4f}"))
+
+
+def _tegrastats(name: str, line: str) -> Form:
+    """A line a second: 2 W that become 4 W in ten of them, straight."""
+    begin = datetime(2026, 3, 1, 23, 59, 55, tzinfo=UTC)
+    stamps = [(begin + timedelta(seconds=k)).strftime("%m-%d-%Y %H:%M:%S") for k in range(11)]
+    text = "".join(line.format(stamp=stamp, mw=2000 + 200 * k) + "\n" for k, stamp in enumerate(stamps))
+    return Form(name, text.encode())
 
 
 FORMS = [
@@ -115,6 +124,15 @@ FORMS = [
     _form("power and its limit", "time_s,power_limit_w,power_w", lambda k: (k / 100, 75, _power(k))),
     _form("negative", "time_s,power_w", lambda k: (k / 100, -_power(k))),
     _form("no header", "", lambda k: (f"{k / 100:.2f}", _power(k))),
+    _form("jtop", "time,uptime,CPU1,Power CPU,Power TOT",
+          lambda k: (_iso(k).replace("T", " "), k, 5, 400, _power(k) * 1e3)),
+    _form("jtop of one rail", "time,Power TOT", lambda k: (_iso(k), _power(k) * 1e3)),
+    _tegrastats("tegrastats", "{stamp} RAM 1500/7620MB (lfb 2x4MB) CPU [5%@1190] CPU@45C VDD_IN {mw}mW/3000mW"),
+    _tegrastats("tegrastats of several rails", "{stamp} RAM 1500/7620MB (lfb 2x4MB) SWAP 0/3810MB CPU [5%@1190,off] "
+                "VDD_IN {mw}mW/3000mW VDD_CPU_GPU_CV 900mW/900mW VDD_SOC 700mW/700mW"),
+    _tegrastats("tegrastats of JetPack 4", "RAM 1500/3956MB (lfb 2x4MB) CPU [5%@1190] POM_5V_IN {mw}/3000"),
+    _tegrastats("tegrastats of JetPack 4, several rails", "RAM 1500/3956MB (lfb 2x4MB) CPU [5%@1190] "
+                "POM_5V_IN {mw}/3000 POM_5V_GPU 0/0 POM_5V_CPU 500/500"),
 ]  # fmt: skip
 
 
@@ -135,3 +153,56 @@ def test_a_form_is_read_right_or_refused_with_an_offer_that_reads_it(tmp_path, f
     offers = re.findall(r"--columns (\S+)", said)
     found = [_joules(path, form.volts, offer) for offer in offers]
     assert any(joules == pytest.approx(JOULES, rel=5e-3) for joules in found), said
+
+
+def test_codecarbon_has_the_joules_of_its_kilowatt_hours(tmp_path):
+    """Of a whole run, and estimated: what of it a counter saw, the file does not say."""
+    path = tmp_path / "emissions.csv"
+    head = "timestamp,project_name,run_id,duration,emissions,cpu_power,cpu_energy,gpu_energy,ram_energy,energy_consumed"
+    kwh = JOULES / 3.6e6
+    path.write_text(f"{head}\n2026-03-01T12:00:00,net,ab-1,10,1e-6,3,{kwh / 2},0,{kwh / 2},{kwh}\n")
+    (row,) = importers.codecarbon_row(path, 10)
+    assert row["figures"]["total"]["energy_estimate_j"] == pytest.approx(JOULES / 10)
+    assert row["latency_s"]["value"] == 1.0 and row["ranking"] is False and row["workload"] == "net ab-1"
+    path.write_text(f"duration,cpu_energy,gpu_energy,ram_energy\n10,{kwh / 2},,{kwh / 2}\n")
+    assert importers.codecarbon_row(path, 1)[0]["figures"]["total"]["energy_estimate_j"] == pytest.approx(JOULES)
+    with pytest.raises(GreenedgeError, match="is no table of power over time but of another kind: add --as codecarbon"):
+        importers.read_csv(path)
+
+
+def test_the_file_is_read_for_the_offers_that_its_first_lines_pass(tmp_path, monkeypatch):
+    """Of a large file, which is not read once for every unit that there is."""
+    from greenedge.energy import recording
+
+    lines = [f"{k * 10},{_power(k) * 1e3:.1f}" for k in range(5001)]
+    (tmp_path / "f.csv").write_text("time,power\n" + "\n".join(lines) + "\n")
+    sizes: list[int] = []
+    read = recording.read_trace
+
+    def count(table, layout, asked):
+        found = read(table, layout, asked)
+        sizes.append(len(found.t))
+        return found
+
+    monkeypatch.setattr(recording, "read_trace", count)
+    with pytest.raises(GreenedgeError, match="--columns time=time:ms,power=power:mW"):
+        importers.read_csv(tmp_path / "f.csv")
+    assert sum(size > 2000 for size in sizes) <= 3 < len(sizes), sizes
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [
+        ("POM_5V_IN (mW)", 1e-3),
+        ("VDD_3V3_SYS [W]", 1.0),
+        ("power 12V (W)", 1.0),
+        ("power (10 mW)", None),
+        ("power 10 mW (W)", None),
+        ("power raw 5V (mW)", None),
+        ("power x10 5V (mW)", None),
+        ("power 5V", None),
+    ],
+)
+def test_the_voltage_of_a_supply_is_no_scale(name, factor):
+    meaning = read_name(name)
+    assert meaning is not None and (meaning.quantity, meaning.factor) == ("power", factor)
