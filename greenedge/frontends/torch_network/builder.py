@@ -33,7 +33,7 @@ class Builder:
         self.root = torch.nn.Module()
         self.graph = fx.Graph()
         self.modules: dict[str, nn.Module] = {}
-        self.layers: dict[fx.Node, str] = {}  # the path of the layer that alone computes a node
+        self.layers: dict[fx.Node, str] = {}  # the path of the layer or batch norm that writes a node
         self.values: dict[str, fx.Node] = {}
         self.shapes = {**source.shapes, **source.inputs, **source.outputs}
         self.readers = {
@@ -155,7 +155,9 @@ class Builder:
         with torch.no_grad():
             norm.weight.copy_(torch.from_numpy(factor.astype(np.float32)))
             norm.bias.copy_(torch.from_numpy(offset.astype(np.float32)))
-        return self.call(node, norm, source)
+        made = self.call(node, norm, source)
+        self.layers[made] = str(made.target)
+        return made
 
 
 def _scale_layer(layer: Any, factor: NDArray[Any], offset: NDArray[Any]) -> None:
