@@ -112,6 +112,21 @@ class Require(StrEnum):
     exact = "exact"
 
 
+Bits = Annotated[
+    str,
+    typer.Option("--bits", metavar="8|4|mixed", help="With --calibrate: bits of weights, as `greenedge quantise`."),
+]
+BudgetBytes = Annotated[
+    int | None, typer.Option("--budget-bytes", metavar="N", help="--bits mixed: of all weights; else 6 bits a weight.")
+]
+BudgetLuts = Annotated[
+    int | None,
+    typer.Option("--budget-luts", metavar="N", help="--bits mixed: of all products on an FPGA, by an estimate."),
+]
+Finetune = Annotated[
+    bool,
+    typer.Option("--finetune", help="Train it for 20 epochs to answer as the float model does; no labels are needed."),
+]
 Requirement = Annotated[
     Require,
     typer.Option(
@@ -799,7 +814,21 @@ def quantise(
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", metavar="TOK.bin", help="A language model's tokenizer, of llama2.c.")
     ] = None,
-    bits: Annotated[int, typer.Option("--bits", metavar="4|8", help="Bits of a language model's weights.")] = 8,
+    bits: Annotated[
+        str,
+        typer.Option(
+            "--bits",
+            metavar="8|4|mixed",
+            help="Bits of weights; below 8 the first and the last layer keep 8. A language model has 4 or 8.",
+        ),
+    ] = "8",
+    act_bits: Annotated[int, typer.Option("--act-bits", metavar="N", help="Bits of activations, 2 to 8.")] = 8,
+    budget_bytes: BudgetBytes = None,
+    budget_luts: BudgetLuts = None,
+    cycles: Annotated[
+        int, typer.Option("--cycles", metavar="N", min=1, help="Clock cycles of an inference, for --budget-luts.")
+    ] = 512,
+    finetune: Finetune = False,
     minutes: Annotated[
         float, typer.Option("--minutes", metavar="M", help="Training of a language model; 0: calibration alone.")
     ] = 0,
@@ -812,28 +841,49 @@ def quantise(
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of a language model's training.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Make a model of 8 bits of a float one, or of a language model one of 4 or 8, and say what that costs."""
+    """Make a quantised model of a float one (8 or 4 bits, or mixed), or of a language model, and say what that costs."""
     from greenedge.run.progress import Screen
     from greenedge.run.quantise_decoder import DecoderOptions, check_request, quantise_decoder, show_decoder
 
     screen = Screen(f"quantise {model.name}")
     if check_request(model, data_free, text, calibrate):
-        options = DecoderOptions(bits, minutes, steps, seed, tokenizer, text, context)
+        if bits not in ("4", "8"):
+            raise GreenedgeError(f"--bits {bits}: a language model's weights have 4 or 8 bits; say one of them.")
+        options = DecoderOptions(int(bits), minutes, steps, seed, tokenizer, text, context)
         found = quantise_decoder(model, out, options, screen.stage)
         return _print_json(found) if as_json else typer.echo(show_decoder(found))
+    from greenedge.frontends.quantise_float import QuantiseOptions
     from greenedge.run.quantise import quantise_model
 
     assert calibrate is not None
+    wanted = QuantiseOptions(bits, act_bits, budget_bytes, budget_luts, cycles, finetune)
     with screen.stage("calibrate") as progress:
-        result = quantise_model(model, out, calibrate, labels, progress)
+        result = quantise_model(model, out, calibrate, labels, progress, wanted)
     if as_json:
         return _print_json(result)
-    typer.echo(f"{result['layers']} layers with 8-bit weights, activations of 8 bits")
-    if "same_class" in result:
-        typer.echo(f"{result['same_class']} of {result['samples']} samples have the float model's class")
-    if "correct" in result:
-        typer.echo(f"correct: {result['correct']} of {result['samples']}, float {result['float_correct']}")
+    _show_quantised(result)
     typer.echo(f"{out}: check, build and verify it as any other model")
+
+
+def _show_quantised(result: dict[str, Any]) -> None:
+    """What quantising a float model gave and cost, for a person."""
+    if "sensitivity" in result:
+        _table(
+            ["layer", "weights", "bits", "error if it alone had 4 bits"],
+            [[r["layer"], f"{r['weights']:,}", str(r["bits"]), f"{r['error']:.1e}"] for r in result["sensitivity"]],
+        )
+        typer.echo(f"{result['weight_bytes']:,.0f} bytes of weights, activations of {result['act_bits']} bits")
+    else:
+        typer.echo(f"{result['layers']} layers with 8-bit weights, activations of 8 bits")
+    where = "held back" if result["held_back"] else "that were calibrated on too"
+    if "same_class" in result:
+        typer.echo(f"{result['same_class']} of {result['samples']} samples ({where}) have the float model's class")
+    if "correct" in result:
+        lost = result["lost"]
+        typer.echo(
+            f"correct: {result['correct']} of {result['samples']}, float {result['float_correct']}: "
+            f"{lost['points']:.2f} points lost (95 %: {lost['low']:.2f} … {lost['high']:.2f})"
+        )
 
 
 @app.command()

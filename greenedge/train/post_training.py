@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +77,7 @@ def _place(
     ranges = observe_ranges(plain, x)
     inputs = {name: _choose_input(low, high, settings) for name, (low, high) in ranges.items()}
     progress(0, 0, "calibration")
-    return calibrate(quantise(plain, settings, "the model", inputs), x)
+    return calibrate(quantise(plain, settings, "the model", inputs, before_curves=True), x)
 
 
 def _give_biases(network: fx.GraphModule) -> None:
@@ -206,8 +205,3 @@ def _imitation(wanted: np.ndarray) -> Any:
 
     return loss
 
-
-def widths(settings: QuantiseSettings, network: nn.Module, bits: int) -> Mapping[str, int]:
-    """{layer: weight bits} of a network: `bits`, and 8 for the first and the last layer."""
-    paths = list(weight_layers(network))
-    return {path: 8 if path in (paths[0], paths[-1]) else bits for path in paths} if paths else {}

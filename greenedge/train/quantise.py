@@ -36,15 +36,18 @@ def quantise(
     settings: QuantiseSettings,
     name: str = "model",
     inputs: Mapping[str, QuantiseSettings] | None = None,
+    before_curves: bool = False,
 ) -> fx.GraphModule:
     """The network with quantisers; modules keep their paths. It shares `model`'s modules, so do not use `model` again.
 
     inputs      settings of single inputs' quantisers, by the arguments of forward; the network's for the rest
+    before_curves  a quantiser in front of activations that fall and rise too: a function of few levels can always be
+                tabulated, one of a wide accumulator cannot
     Raises UnsupportedError with every node that has no quantised form, and for a path in [quantise.layers] that names
     no layer of the network.
     """
     module = trace_network(model, name)
-    placer = _Placer(module, settings, inputs or {})
+    placer = _Placer(module, settings, inputs or {}, before_curves)
     with quiet():
         placer.run()
     if placer.reasons:
@@ -62,11 +65,18 @@ class _Placer:
     `positive` holds the nodes whose values are never negative, `moves` those that only move values.
     """
 
-    def __init__(self, module: fx.GraphModule, settings: QuantiseSettings, inputs: Mapping[str, QuantiseSettings]):
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        settings: QuantiseSettings,
+        inputs: Mapping[str, QuantiseSettings],
+        before_curves: bool,
+    ):
         self.module = module
         self.graph = module.graph
         self.settings = settings
         self.inputs = inputs
+        self.before_curves = before_curves
         self.modules: dict[str, nn.Module] = dict(module.named_modules())
         self.paths = sorted(self.modules.keys() - {""})
         self.state: dict[fx.Node, _State] = {}
@@ -130,6 +140,9 @@ class _Placer:
             self._replace_relu(node, _path_of(node))
         elif isinstance(module, (nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid)):
             self._visit_activation(node, True)
+        elif self.before_curves and isinstance(module, (nn.SiLU, nn.GELU, nn.Hardswish)):
+            self._quantise_input(node)
+            self._visit_activation(node, False)
         elif isinstance(module, (nn.Tanh, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Hardswish)):
             self._visit_activation(node, False)
         elif isinstance(module, (nn.Softmax, nn.LogSoftmax)) and all(user.op == "output" for user in node.users):
