@@ -116,6 +116,10 @@ Bits = Annotated[
     str,
     typer.Option("--bits", metavar="8|4|mixed", help="With --calibrate: bits of weights, as `greenedge quantise`."),
 ]
+ActBits = Annotated[int, typer.Option("--act-bits", metavar="N", help="Bits of activations, 2 to 8.")]
+Cycles = Annotated[
+    int, typer.Option("--cycles", metavar="N", min=1, help="Clock cycles of an inference, for --budget-luts.")
+]
 BudgetBytes = Annotated[
     int | None, typer.Option("--budget-bytes", metavar="N", help="--bits mixed: of all weights; else 6 bits a weight.")
 ]
@@ -423,22 +427,39 @@ def build(
     set_: Sets = None,
     input_type: InputTypes = None,
     arithmetic: ArithmeticChoice = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option("--calibrate", metavar="X.npy|X.npz", help="A float model: samples that it is quantised with."),
+    ] = None,
+    bits: Bits = "8",
+    act_bits: ActBits = 8,
+    budget_bytes: BudgetBytes = None,
+    budget_luts: BudgetLuts = None,
+    cycles: Cycles = 512,
+    finetune: Finetune = False,
     docker: Docker = False,
     dry_run: DryRun = False,
     require: Requirement = Require.certified,
     as_json: Json = False,
 ) -> None:
-    """Build somebody's QONNX or int8 .tflite model, or a language model, for a target and verify it."""
+    """Build somebody's QONNX or int8 .tflite model, a float one with --calibrate, or a language model, and verify it."""
     from greenedge.decoder.source import DecoderFile, is_decoder_file
-    from greenedge.frontends.import_onnx import ModelFile
+    from greenedge.frontends.import_onnx import Calibration, ModelFile
+    from greenedge.frontends.quantise_float import QuantiseOptions
     from greenedge.run.jobs import input_types, jobs_for
 
     options = _build_options(set_, fps, latency)
+    quantising = QuantiseOptions(bits, act_bits, budget_bytes, budget_luts, cycles, finetune)
+    if calibrate is None and quantising != QuantiseOptions():
+        raise GreenedgeError(
+            f"--bits and its kin quantise a float model, and {model} gets no samples for that; say --calibrate X.npy, "
+            "or leave them out."
+        )
     if is_decoder_file(model):
         from greenedge.run.decoder_job import decoder_jobs
 
         _refuse_for_language_model(model, inputs=inputs, labels=labels, expected=expected, input_type=input_type)
-        _refuse_for_language_model(model, docker=docker or None)
+        _refuse_for_language_model(model, docker=docker or None, calibrate=calibrate)
         if until == PLAN:
             return _show_plans(
                 decoder_jobs(DecoderFile(model), target or [], backend, options, runs_tools=False), as_json
@@ -446,7 +467,9 @@ def build(
         return _run_jobs(
             decoder_jobs(DecoderFile(model), target or [], backend, options, until), out, until, dry_run, as_json
         )
-    source = ModelFile(model, inputs, labels, input_types(input_type or []), expected, arithmetic=arithmetic)
+    calibration = None if calibrate is None else Calibration(calibrate, quantising)
+    types = input_types(input_type or [])
+    source = ModelFile(model, inputs, labels, types, expected, arithmetic=arithmetic, calibration=calibration)
     if until == PLAN:
         return _show_plans(jobs_for(source, target or [], backend, options, runs_tools=False), as_json)
     jobs = jobs_for(source, target or [], backend, options, _stage(until), docker)
@@ -822,12 +845,10 @@ def quantise(
             help="Bits of weights; below 8 the first and the last layer keep 8. A language model has 4 or 8.",
         ),
     ] = "8",
-    act_bits: Annotated[int, typer.Option("--act-bits", metavar="N", help="Bits of activations, 2 to 8.")] = 8,
+    act_bits: ActBits = 8,
     budget_bytes: BudgetBytes = None,
     budget_luts: BudgetLuts = None,
-    cycles: Annotated[
-        int, typer.Option("--cycles", metavar="N", min=1, help="Clock cycles of an inference, for --budget-luts.")
-    ] = 512,
+    cycles: Cycles = 512,
     finetune: Finetune = False,
     minutes: Annotated[
         float, typer.Option("--minutes", metavar="M", help="Training of a language model; 0: calibration alone.")
