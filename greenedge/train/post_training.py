@@ -204,4 +204,3 @@ def _imitation(wanted: np.ndarray) -> Any:
         return ((outputs - y) ** 2).mean() / spread
 
     return loss
-

@@ -82,4 +82,3 @@ def _fold_constants(path: Path, folded: Path) -> None:
     del proto.opset_import[:]
     proto.opset_import.extend(kept)
     onnx.save(proto, str(folded))
-

@@ -354,9 +354,7 @@ def _pad_node(b: Builder, node: Node) -> fx.Node:
         "pad height and width alone",
     )
     assert pads is not None
-    return b.apply(
-        F.pad, b.live(node), [int(p) for k in reversed(range(2, rank)) for p in (pads[k], pads[rank + k])]
-    )
+    return b.apply(F.pad, b.live(node), [int(p) for k in reversed(range(2, rank)) for p in (pads[k], pads[rank + k])])
 
 
 def _resize(b: Builder, node: Node) -> fx.Node:
