@@ -17,14 +17,15 @@ import html
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenedge.decoder.source import DecoderFile, is_decoder_file
 from greenedge.errors import GreenedgeError
 from greenedge.files.scratch import scratch_folder
-from greenedge.frontends.import_onnx import ModelFile
+from greenedge.frontends.import_onnx import Calibration, ModelFile
+from greenedge.frontends.quantise_float import QuantiseOptions
 from greenedge.progress import no_progress
 from greenedge.run import jobs as job_list
 from greenedge.run import runs as finished
@@ -119,6 +120,10 @@ def build(
     backend: str | None = None,
     input_type: Names = (),
     arithmetic: str | None = None,
+    calibrate: np.ndarray | str | Path | None = None,
+    bits: str | int = "8",
+    act_bits: int = 8,
+    finetune: bool = False,
     out: str | Path | None = None,
     progress: bool = True,
     **options: object,
@@ -135,6 +140,8 @@ def build(
                 what the module itself gives
     arithmetic  whose results a .tflite means: "xnnpack" (LiteRT's default), "reference" (its reference kernels), or
                 "real" (the file's real numbers, rounded half to even)
+    calibrate   of a float model, a file or a torch module without quantisers: float32 (N, *shape) that it is quantised
+                with, at `bits` of weights (8, 4, "mixed") and `act_bits` of activations; `finetune` trains it then
     options     of the back end, as --set build.KEY has them: fps=20000, latency=1e-5, clock_hz=100e6,
                 storage="int4-dense", …
     """
@@ -142,7 +149,12 @@ def build(
         chosen = decoder_jobs(DecoderFile(Path(model)), _names(target), backend, options)
         return _run_jobs(chosen, out, progress, isinstance(target, str))
     with ExitStack() as opened:
-        source = _source(model, inputs, labels, expected, name, input_type, opened, arithmetic)
+        if calibrate is not None:
+            source = _float_source(model, calibrate, inputs, labels, name, opened)
+            wanted = QuantiseOptions(str(bits), act_bits, finetune=finetune)
+            source = replace(source, calibration=Calibration(opened.enter_context(_save_samples(calibrate)), wanted))
+        else:
+            source = _source(model, inputs, labels, expected, name, input_type, opened, arithmetic)
         return _run_jobs(
             job_list.jobs_for(source, _names(target), backend, options), out, progress, isinstance(target, str)
         )
@@ -283,6 +295,29 @@ def check(
         return job_list.preflight(source, _names(target), backend, options)
 
 
+def quantise(
+    model: Model,
+    calibrate: np.ndarray | str | Path,
+    out: str | Path,
+    *,
+    labels: np.ndarray | None = None,
+    bits: str | int = "8",
+    act_bits: int = 8,
+    budget_bytes: int | None = None,
+    budget_luts: int | None = None,
+    finetune: bool = False,
+) -> dict[str, Any]:
+    """Writes the quantised model of a float one, an ONNX file or a torch module without quantisers, to `out`; returns
+    what `greenedge quantise --json` prints. The arguments are those of its options."""
+    from greenedge.run.quantise import quantise_model
+
+    options = QuantiseOptions(str(bits), act_bits, budget_bytes, budget_luts, finetune=finetune)
+    with ExitStack() as opened:
+        source = _float_source(model, calibrate, None, labels, None, opened)
+        samples = opened.enter_context(_save_samples(calibrate))
+        return quantise_model(source.path, Path(out), samples, source.labels, no_progress, options)
+
+
 def report(*runs: Run | str | Path, out: str | Path = "report.html") -> Path:
     """One page over several runs."""
     from greenedge.report import write_report
@@ -387,6 +422,21 @@ def _in_eval_mode(model):
         yield
     finally:
         model.train(training)
+
+
+def _float_source(model: Model, calibrate, inputs, labels, name: str | None, opened: ExitStack) -> ModelFile:
+    """A float model as a file, for as long as `opened` is open; a torch module is exported in eval mode."""
+    samples, classes = (
+        None if array is None else opened.enter_context(_save_samples(array)) for array in (inputs, labels)
+    )
+    if isinstance(model, (str, Path)):
+        return ModelFile(Path(model), samples, classes)
+    from greenedge.frontends.torch_float import export_float
+
+    path = Path(opened.enter_context(scratch_folder("model"))) / f"{name or type(model).__name__.lower()}.onnx"
+    with _save_samples(calibrate) as file:
+        export_float(model, file, path)
+    return ModelFile(path, samples, classes)
 
 
 @contextmanager

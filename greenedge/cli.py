@@ -112,6 +112,25 @@ class Require(StrEnum):
     exact = "exact"
 
 
+Bits = Annotated[
+    str,
+    typer.Option("--bits", metavar="8|4|mixed", help="With --calibrate: bits of weights, as `greenedge quantise`."),
+]
+ActBits = Annotated[int, typer.Option("--act-bits", metavar="N", help="Bits of activations, 2 to 8.")]
+Cycles = Annotated[
+    int, typer.Option("--cycles", metavar="N", min=1, help="Clock cycles of an inference, for --budget-luts.")
+]
+BudgetBytes = Annotated[
+    int | None, typer.Option("--budget-bytes", metavar="N", help="--bits mixed: of all weights; else 6 bits a weight.")
+]
+BudgetLuts = Annotated[
+    int | None,
+    typer.Option("--budget-luts", metavar="N", help="--bits mixed: of all products on an FPGA, by an estimate."),
+]
+Finetune = Annotated[
+    bool,
+    typer.Option("--finetune", help="Train it for 20 epochs to answer as the float model does; no labels are needed."),
+]
 Requirement = Annotated[
     Require,
     typer.Option(
@@ -495,22 +514,39 @@ def build(
     set_: Sets = None,
     input_type: InputTypes = None,
     arithmetic: ArithmeticChoice = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option("--calibrate", metavar="X.npy|X.npz", help="A float model: samples that it is quantised with."),
+    ] = None,
+    bits: Bits = "8",
+    act_bits: ActBits = 8,
+    budget_bytes: BudgetBytes = None,
+    budget_luts: BudgetLuts = None,
+    cycles: Cycles = 512,
+    finetune: Finetune = False,
     docker: Docker = False,
     dry_run: DryRun = False,
     require: Requirement = Require.certified,
     as_json: Json = False,
 ) -> None:
-    """Build somebody's QONNX, int8 .tflite or .pt2 model, or a language model, for a target and verify it."""
+    """Build a QONNX, int8 .tflite or .pt2 model, a float one with --calibrate, or a language model, and verify it."""
     from greenedge.decoder.source import DecoderFile, is_decoder_file
-    from greenedge.frontends.import_onnx import ModelFile
+    from greenedge.frontends.import_onnx import Calibration, ModelFile
+    from greenedge.frontends.quantise_float import QuantiseOptions
     from greenedge.run.jobs import input_types, jobs_for
 
     options = _build_options(set_, fps, latency)
+    quantising = QuantiseOptions(bits, act_bits, budget_bytes, budget_luts, cycles, finetune)
+    if calibrate is None and quantising != QuantiseOptions():
+        raise GreenedgeError(
+            f"--bits and its kin quantise a float model, and {model} gets no samples for that; say --calibrate X.npy, "
+            "or leave them out."
+        )
     if is_decoder_file(model):
         from greenedge.run.decoder_job import decoder_jobs
 
         _refuse_for_language_model(model, inputs=inputs, labels=labels, expected=expected, input_type=input_type)
-        _refuse_for_language_model(model, docker=docker or None)
+        _refuse_for_language_model(model, docker=docker or None, calibrate=calibrate)
         if until == PLAN:
             return _show_plans(
                 decoder_jobs(DecoderFile(model), target or [], backend, options, runs_tools=False), as_json
@@ -518,7 +554,9 @@ def build(
         return _run_jobs(
             decoder_jobs(DecoderFile(model), target or [], backend, options, until), out, until, dry_run, as_json
         )
-    source = ModelFile(model, inputs, labels, input_types(input_type or []), expected, arithmetic=arithmetic)
+    calibration = None if calibrate is None else Calibration(calibrate, quantising)
+    types = input_types(input_type or [])
+    source = ModelFile(model, inputs, labels, types, expected, arithmetic=arithmetic, calibration=calibration)
     if until == PLAN:
         return _show_plans(jobs_for(source, target or [], backend, options, runs_tools=False), as_json)
     jobs = jobs_for(source, target or [], backend, options, _stage(until), docker)
@@ -886,7 +924,19 @@ def quantise(
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", metavar="TOK.bin", help="A language model's tokenizer, of llama2.c.")
     ] = None,
-    bits: Annotated[int, typer.Option("--bits", metavar="4|8", help="Bits of a language model's weights.")] = 8,
+    bits: Annotated[
+        str,
+        typer.Option(
+            "--bits",
+            metavar="8|4|mixed",
+            help="Bits of weights; below 8 the first and the last layer keep 8. A language model has 4 or 8.",
+        ),
+    ] = "8",
+    act_bits: ActBits = 8,
+    budget_bytes: BudgetBytes = None,
+    budget_luts: BudgetLuts = None,
+    cycles: Cycles = 512,
+    finetune: Finetune = False,
     minutes: Annotated[
         float, typer.Option("--minutes", metavar="M", help="Training of a language model; 0: calibration alone.")
     ] = 0,
@@ -899,28 +949,49 @@ def quantise(
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of a language model's training.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Make a model of 8 bits of a float one, or of a language model one of 4 or 8, and say what that costs."""
+    """Make a quantised model of a float one (8 or 4 bits, or mixed), or of a language model, and say what that costs."""
     from greenedge.run.progress import Screen
     from greenedge.run.quantise_decoder import DecoderOptions, check_request, quantise_decoder, show_decoder
 
     screen = Screen(f"quantise {model.name}")
     if check_request(model, data_free, text, calibrate):
-        options = DecoderOptions(bits, minutes, steps, seed, tokenizer, text, context)
+        if bits not in ("4", "8"):
+            raise GreenedgeError(f"--bits {bits}: a language model's weights have 4 or 8 bits; say one of them.")
+        options = DecoderOptions(int(bits), minutes, steps, seed, tokenizer, text, context)
         found = quantise_decoder(model, out, options, screen.stage)
         return _print_json(found) if as_json else typer.echo(show_decoder(found))
+    from greenedge.frontends.quantise_float import QuantiseOptions
     from greenedge.run.quantise import quantise_model
 
     assert calibrate is not None
+    wanted = QuantiseOptions(bits, act_bits, budget_bytes, budget_luts, cycles, finetune)
     with screen.stage("calibrate") as progress:
-        result = quantise_model(model, out, calibrate, labels, progress)
+        result = quantise_model(model, out, calibrate, labels, progress, wanted)
     if as_json:
         return _print_json(result)
-    typer.echo(f"{result['layers']} layers with 8-bit weights, activations of 8 bits")
-    if "same_class" in result:
-        typer.echo(f"{result['same_class']} of {result['samples']} samples have the float model's class")
-    if "correct" in result:
-        typer.echo(f"correct: {result['correct']} of {result['samples']}, float {result['float_correct']}")
+    _show_quantised(result)
     typer.echo(f"{out}: check, build and verify it as any other model")
+
+
+def _show_quantised(result: dict[str, Any]) -> None:
+    """What quantising a float model gave and cost, for a person."""
+    if "sensitivity" in result:
+        _table(
+            ["layer", "weights", "bits", "error if it alone had 4 bits"],
+            [[r["layer"], f"{r['weights']:,}", str(r["bits"]), f"{r['error']:.1e}"] for r in result["sensitivity"]],
+        )
+        typer.echo(f"{result['weight_bytes']:,.0f} bytes of weights, activations of {result['act_bits']} bits")
+    else:
+        typer.echo(f"{result['layers']} layers with 8-bit weights, activations of 8 bits")
+    where = "held back" if result["held_back"] else "that were calibrated on too"
+    if "same_class" in result:
+        typer.echo(f"{result['same_class']} of {result['samples']} samples ({where}) have the float model's class")
+    if "correct" in result:
+        lost = result["lost"]
+        typer.echo(
+            f"correct: {result['correct']} of {result['samples']}, float {result['float_correct']}: "
+            f"{lost['points']:.2f} points lost (95 %: {lost['low']:.2f} … {lost['high']:.2f})"
+        )
 
 
 @app.command()

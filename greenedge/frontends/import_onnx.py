@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from greenedge.errors import GreenedgeError
 from greenedge.files.arrays import read_array
 from greenedge.files.atomic_write import sha256_file
+from greenedge.files.scratch import scratch_folder
 from greenedge.frontends.input_type import InputType, parse_input_type
+from greenedge.frontends.post_training import read_float_model
+from greenedge.frontends.quantise_float import QuantiseOptions, quantise_float
 from greenedge.frontends.samples import ModelInput, Samples, count_samples, list_inputs, read_samples, write_samples
 from greenedge.frontends.source import DEFAULT_ARITHMETIC, Source, parse_normal, read_normal
 from greenedge.frontends.tflite.file import is_tflite
 from greenedge.frontends.torch_export.archive import is_torch_file
+from greenedge.progress import ProgressFn, no_progress
 
+MOST_CALIBRATED = 1000  # samples that a float model is quantised with
 SAMPLES = 100  # drawn at random where no --inputs are given
 _SEED = 1
 _QUANTISERS = ("Quant", "IntQuant")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a float model is quantised on its way into a run: the samples that it is calibrated on, and the options."""
+
+    samples: Path
+    options: QuantiseOptions = QuantiseOptions()
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,8 @@ class ModelFile:
     the model gives for them by `reference`: the network that it was exported from ("torch"), or a person's own word
     ("expected").
 
-    A .tflite is read in the `arithmetic` of one of LiteRT's kernel sets, its default's where none is given.
+    With a `calibration` the file is a float model, which is quantised first; it is verified on the first samples of
+    the calibration where no others are given. A .tflite is read in the `arithmetic` of one of LiteRT's kernel sets, its default's where none is given.
     `declared` gives integer types to inputs that have no quantiser, as text: {"input" or "": "uint8:1/255"}.
     """
 
@@ -42,6 +58,7 @@ class ModelFile:
     expected: Path | None = None
     reference: str = "expected"
     arithmetic: str | None = None
+    calibration: Calibration | None = None
 
     @property
     def name(self) -> str:
@@ -77,6 +94,9 @@ class ModelFile:
         if not self.is_tflite and not is_torch_file(self.path):
             digests |= {f"data {path.name}": sha256_file(path) for path in _find_external_data(self.path)}
         digests |= {"arithmetic": self.kernels} if self.is_tflite else {}
+        if self.calibration is not None:
+            digests["calibration"] = sha256_file(_require_file(self.calibration.samples))
+            digests["quantise"] = " ".join(map(str, astuple(self.calibration.options)))
         return digests | {f"declared {name}": text for name, text in self.declared.items()}
 
     def input_types(self) -> dict[str | None, InputType]:
@@ -84,7 +104,33 @@ class ModelFile:
         return {name or None: parse_input_type(text) for name, text in self.declared.items()}
 
 
-def import_stage(model: ModelFile, folder: Path) -> str:
+@contextmanager
+def open_quantised(model: ModelFile, progress: ProgressFn = no_progress) -> Iterator[tuple[ModelFile, dict[str, Any]]]:
+    """(the model as it enters a run, what quantising it did): the file itself, or while this is open the quantised
+    model of a float one. Raises as `quantise_float`."""
+    if model.calibration is None:
+        yield model, {}
+        return
+    inputs = list_inputs(read_float_model(model.path), {})
+    samples = read_samples(model.calibration.samples, inputs)
+    with scratch_folder("quantised") as scratch:
+        path = Path(scratch) / model.path.name
+        first = {name: x[:MOST_CALIBRATED] for name, x in samples.items()}
+        facts = quantise_float(model.path, first, path, model.calibration.options, progress)
+        vectors = model.samples
+        if vectors is None:
+            write_samples({name: np.asarray(x[:SAMPLES], np.float32) for name, x in samples.items()}, Path(scratch))
+            vectors = next(Path(scratch).glob("inputs.np?"))
+        yield replace(model, path=path, samples=vectors, calibration=None), {"quantised": facts}
+
+
+def import_stage(model: ModelFile, folder: Path, progress: ProgressFn = no_progress) -> str:
+    """Writes what `_import_model` says; of a float model that is calibrated, the quantised one."""
+    with open_quantised(model, progress) as (quantised, facts):
+        return _import_model(quantised, folder, facts)
+
+
+def _import_model(model: ModelFile, folder: Path, more: Mapping[str, Any]) -> str:
     """Writes model.onnx (one file, normal form), inputs.npy (inputs.npz where it has several), export.json and, where
     given, labels.npy and expected.npy (torch.npy of a network at hand). Returns a note.
 
@@ -111,6 +157,7 @@ def import_stage(model: ModelFile, folder: Path) -> str:
         **({"input": shapes[0]} if len(shapes) == 1 else {"inputs": shapes}),
         "opset": source.opset,
         **({"arithmetic": model.kernels} if model.is_tflite else {}),
+        **more,
     }
     (folder / "export.json").write_text(json.dumps(facts, indent=1) + "\n")
     note = f"{count} samples{' drawn at random' if model.samples is None else ''}"

@@ -113,7 +113,8 @@ def _tools(job: Job, name: str) -> dict[str, str]:
     parts = tuple(part.format(backend=_backend_folder(job)) for part in _CODE[name])
     tools = {"greenedge": f"{__version__}+{digest_code(parts)}"}
     tools |= {package: version(package) for package in _PACKAGES.get(name, ())}
-    if name in ("train", "export") and not isinstance(job.source, ModelFile):
+    trains = not isinstance(job.source, ModelFile) or job.source.calibration is not None
+    if name in ("train", "export") and trains:
         from greenedge.train import tools as train_tools
 
         tools |= train_tools()

@@ -9,7 +9,7 @@ from typing import Any
 from greenedge.backends import load_backend
 from greenedge.backends.interface import Outline
 from greenedge.errors import TargetError
-from greenedge.frontends.import_onnx import ModelFile
+from greenedge.frontends.import_onnx import ModelFile, open_quantised
 from greenedge.run.job import Job
 from greenedge.run.stages import plan_build
 from greenedge.tools.plan import Plan
@@ -25,7 +25,8 @@ def make_plan(job: Job) -> tuple[Job, Plan]:
             f"{job.source.name} has no plan before it is trained and has a target; plan the file that it exports: "
             "`greenedge build RUN/2-export/model.onnx --until plan --target NAME`."
         )
-    lowered = lower_file(job.source.path, job.source.input_types(), job.source.kernels)
+    with open_quantised(job.source) as (source, _):
+        lowered = lower_file(source.path, source.input_types(), source.kernels)
     if not job.is_chosen:
         from greenedge.backends.select import select_backend
 

@@ -33,7 +33,7 @@ def _train(job: Job, run: RunFolder, progress: ProgressFn) -> str:
 def _export(job: Job, run: RunFolder, progress: ProgressFn) -> str:
     with staging_dir(run.export) as work:
         if isinstance(job.source, ModelFile):
-            return import_stage(job.source, work)
+            return import_stage(job.source, work, progress)
         from greenedge.frontends.brevitas import export_stage
 
         facts = export_stage(job.source, run.train, work)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from greenedge._warnings import quiet
@@ -22,7 +22,7 @@ from greenedge.train.recipe_config import QuantiseSettings
 if TYPE_CHECKING:
     from torch import fx, nn
 
-_State: TypeAlias = Literal["quantised", "accumulator"]
+_State: TypeAlias = Literal["quantised", "accumulator", "host"]
 _BitsKey: TypeAlias = Literal["weight_bits", "act_bits"]
 
 _NO_FORM = "no quantised form is known for it"
@@ -31,14 +31,23 @@ _MOVING_METHODS = ("flatten", "reshape", "view", "permute", "transpose", "contig
 _COLLECT_STEPS = 100  # training batches whose activations set a scale before it is learned
 
 
-def quantise(model: nn.Module, settings: QuantiseSettings, name: str = "model") -> fx.GraphModule:
+def quantise(
+    model: nn.Module,
+    settings: QuantiseSettings,
+    name: str = "model",
+    inputs: Mapping[str, QuantiseSettings] | None = None,
+    before_curves: bool = False,
+) -> fx.GraphModule:
     """The network with quantisers; modules keep their paths. It shares `model`'s modules, so do not use `model` again.
 
+    inputs      settings of single inputs' quantisers, by the arguments of forward; the network's for the rest
+    before_curves  a quantiser in front of activations that fall and rise too: a function of few levels can always be
+                tabulated, one of a wide accumulator cannot
     Raises UnsupportedError with every node that has no quantised form, and for a path in [quantise.layers] that names
     no layer of the network.
     """
     module = trace_network(model, name)
-    placer = _Placer(module, settings)
+    placer = _Placer(module, settings, inputs or {}, before_curves)
     with quiet():
         placer.run()
     if placer.reasons:
@@ -51,14 +60,23 @@ def quantise(model: nn.Module, settings: QuantiseSettings, name: str = "model") 
 class _Placer:
     """One walk over the graph in topological order.
 
-    state[node] is "quantised" (levels times a scale) or "accumulator" (values that a quantiser must turn into levels).
+    state[node] is "quantised" (levels times a scale), "accumulator" (values that a quantiser must turn into levels) or
+    "host" (a function of the scores at the network's end, in float).
     `positive` holds the nodes whose values are never negative, `moves` those that only move values.
     """
 
-    def __init__(self, module: fx.GraphModule, settings: QuantiseSettings):
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        settings: QuantiseSettings,
+        inputs: Mapping[str, QuantiseSettings],
+        before_curves: bool,
+    ):
         self.module = module
         self.graph = module.graph
         self.settings = settings
+        self.inputs = inputs
+        self.before_curves = before_curves
         self.modules: dict[str, nn.Module] = dict(module.named_modules())
         self.paths = sorted(self.modules.keys() - {""})
         self.state: dict[fx.Node, _State] = {}
@@ -84,7 +102,8 @@ class _Placer:
     def _visit(self, node: fx.Node) -> None:
         if node.op == "placeholder":
             self.state[node] = "accumulator"
-            self._insert_after(node, "input_quant", make_input_quantiser(self.settings))
+            own = self.inputs.get(node.name, self.settings)
+            self._insert_after(self._skip_affine(node), "input_quant", make_input_quantiser(own))
         elif node.op == "output":
             self._visit_output(node)
         elif node.op == "call_module":
@@ -103,9 +122,12 @@ class _Placer:
 
     def _visit_output(self, node: fx.Node) -> None:
         for output in node.all_input_nodes:
-            if self.state.get(output) == "accumulator" and self.settings.output_bits:
-                last = make_quantiser(self.settings.output_bits, True, self.settings)
-                self._insert_after(output, "output_quant", last, only=node)
+            self._quantise_scores(output, node)
+
+    def _quantise_scores(self, scores: fx.Node, reader: fx.Node) -> None:
+        if self.state.get(scores) == "accumulator" and self.settings.output_bits:
+            last = make_quantiser(self.settings.output_bits, True, self.settings)
+            self._insert_after(scores, "output_quant", last, only=reader)
 
     def _visit_module(self, node: fx.Node, module: nn.Module) -> None:
         from torch import nn
@@ -113,11 +135,19 @@ class _Placer:
         if is_layer(module):
             self._visit_layer(node, module)
         elif is_batch_norm(module):
-            self.state[node] = "accumulator"
+            self.state.setdefault(node, "accumulator")
         elif isinstance(module, nn.ReLU):
             self._replace_relu(node, _path_of(node))
-        elif isinstance(module, (nn.ReLU6, nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU)):
-            self._visit_activation(node, isinstance(module, (nn.ReLU6, nn.Sigmoid)))
+        elif isinstance(module, (nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid)):
+            self._visit_activation(node, True)
+        elif self.before_curves and isinstance(module, (nn.SiLU, nn.GELU, nn.Hardswish)):
+            self._quantise_input(node)
+            self._visit_activation(node, False)
+        elif isinstance(module, (nn.Tanh, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Hardswish)):
+            self._visit_activation(node, False)
+        elif isinstance(module, (nn.Softmax, nn.LogSoftmax)) and all(user.op == "output" for user in node.users):
+            self._quantise_scores(_input_of(node), node)
+            self.state[node] = "host"
         elif isinstance(module, (nn.MaxPool1d, nn.MaxPool2d, nn.Upsample)):
             self._take_levels(node, "quantised")
             self._refuse_upsample(node, getattr(module, "mode", "nearest"))
@@ -139,6 +169,11 @@ class _Placer:
         if target in (operator.add, operator.iadd, torch.add, "add", "add_"):
             self._join(node, [item for item in node.args if isinstance(item, fx.Node)], f"{node.name}_in_quant")
             self.state[node] = "accumulator"
+        elif target in (operator.mul, torch.mul, "mul") and len(node.all_input_nodes) == 2:
+            for source in node.all_input_nodes:
+                self._quantise_input(node, source)
+            self.state[node] = "accumulator"
+            self._keep_sign(node, node.all_input_nodes)
         elif target in (torch.cat, torch.concat):
             self._join(node, _nodes_in(node.args[0]), f"{node.name}_in_quant")
             self.state[node] = "quantised"
@@ -226,9 +261,18 @@ class _Placer:
             node.replace_input_with(item, shared)
         self._keep_sign(node, inputs)
 
-    def _quantise_input(self, node: fx.Node) -> None:
+    def _skip_affine(self, node: fx.Node) -> fx.Node:
+        """The last of the batch norms that an input goes through before anything else: the host computes them."""
+        while len(node.users) == 1:
+            reader = next(iter(node.users))
+            if reader.op != "call_module" or not is_batch_norm(self.modules[_path_of(reader)]):
+                break
+            node = reader
+        return node
+
+    def _quantise_input(self, node: fx.Node, source: fx.Node | None = None) -> None:
         """Inserts a quantiser where the accumulator that `node` reads arises; none where it reads levels already."""
-        source = _input_of(node)
+        given = source = source or _input_of(node)
         if self.state.get(source) != "accumulator":
             return
         chain: list[fx.Node] = []
@@ -236,7 +280,7 @@ class _Placer:
             chain.append(source)
             source = _input_of(source)
         if len(source.users) > 1:  # its other readers may need the accumulator itself
-            chain, source = [], _input_of(node)
+            chain, source = [], given
         path = _path_of(source) if source.op == "call_module" else source.name
         bits = self._layer_bits(path, "act_bits")
         self._insert_after(
@@ -355,6 +399,13 @@ def choose_act_quant(bits: int, signed: bool, settings: QuantiseSettings, **more
         (False, True): quant.Uint8ActPerTensorFixedPoint,
         (True, True): quant.Int8ActPerTensorFixedPoint,
     }
+    if settings.mse_scales and bits < 8 and not more:
+        kinds = {
+            (False, False): quant.Uint8ActPerTensorFloatMSE,
+            (True, False): quant.Int8ActPerTensorFloatMSE,
+            (False, True): quant.Uint8ActPerTensorFixedPointMSE,
+            (True, True): quant.Int8ActPerTensorFixedPointMSE,
+        }
     return kinds[signed, settings.power_of_two].let(bit_width=bits, collect_stats_steps=_COLLECT_STEPS, **more)
 
 
@@ -395,7 +446,10 @@ def choose_weight_quant(bits: int, settings: QuantiseSettings) -> Any:
             scaling_stats_op="ave",
             scaling_per_output_channel=settings.per_channel,
         )
-    kind = quant.Int8WeightPerTensorFixedPoint if settings.power_of_two else quant.Int8WeightPerTensorFloat
+    if settings.mse_scales and bits < 8:
+        kind = quant.Int8WeightPerTensorFixedPointMSE if settings.power_of_two else quant.Int8WeightPerTensorFloatMSE
+    else:
+        kind = quant.Int8WeightPerTensorFixedPoint if settings.power_of_two else quant.Int8WeightPerTensorFloat
     return kind.let(bit_width=bits, scaling_per_output_channel=settings.per_channel)
 
 

@@ -68,6 +68,7 @@ class QuantiseSettings:
     output_bits     signed, at the outputs; 0 leaves the outputs unquantised
     per_channel     a scale for each output channel of a layer's weights
     power_of_two    scales are powers of two
+    mse_scales      scales below 8 bits start from the least squared error of what is rounded, not from the largest value
     layers          widths of single layers, by torch module path
     """
 
@@ -84,6 +85,7 @@ class QuantiseSettings:
     output_bits: int = setting(8, least=0, most=8)
     per_channel: bool = setting(False)
     power_of_two: bool = setting(False)
+    mse_scales: bool = setting(False)
     layers: dict[str, LayerBits] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

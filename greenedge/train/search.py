@@ -23,7 +23,7 @@ import numpy as np
 
 from greenedge.errors import TargetError
 from greenedge.train.fit import predict
-from greenedge.train.layers import Loss, weight_layers
+from greenedge.train.layers import Loss, has_swapped_weight, weight_layers
 from greenedge.train.ledger import layer_macs
 from greenedge.train.recipe_config import QuantiseSettings, SearchSettings
 
@@ -98,10 +98,11 @@ def measure_sensitivities(
     sensitivities: dict[str, tuple[Option, ...]] = {}
     for path, layer in weight_layers(model).items():
         original = layer.weight.detach().clone()
+        axis = (1 if has_swapped_weight(layer) else 0) if quantise.per_channel else None
         options = []
         for bits in sorted(set(settings.widths)):
             with torch.no_grad():
-                layer.weight.copy_(round_weights(original, bits))
+                layer.weight.copy_(round_weights(original, bits, axis))
                 cost = layer_cost(original.numel(), macs[path], bits, inputs[path], settings)
                 options.append(Option(bits, cost, max(0.0, compute_loss() - base)))
                 layer.weight.copy_(original)
@@ -115,10 +116,12 @@ def _input_bits(model: nn.Module, quantise: QuantiseSettings) -> dict[str, int]:
     return {path: quantise.input_bits if path == paths[0] else quantise.act_bits for path in paths}
 
 
-def round_weights(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """The nearest multiples of max|w| / (2^(bits-1) - 1): narrow range, one scale for the layer."""
+def round_weights(weight: torch.Tensor, bits: int, axis: int | None = None) -> torch.Tensor:
+    """The nearest multiples of max|w| / (2^(bits-1) - 1): narrow range, one scale for the layer or for each channel
+    along `axis`."""
     most = 2 ** (bits - 1) - 1
-    scale = weight.abs().max().clamp(min=1e-30) / most
+    others = [k for k in range(weight.dim()) if k != axis]
+    scale = weight.abs().amax(dim=others, keepdim=True).clamp(min=1e-30) / most
     return (weight / scale).round() * scale
 
 
