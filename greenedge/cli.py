@@ -949,7 +949,7 @@ def quantise(
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of a language model's training.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Make a quantised model of a float one (8 or 4 bits, or mixed), or of a language model, and say what that costs."""
+    """Make a quantised model of a float one (8, 4 or mixed bits), or of a language model, and say what that costs."""
     from greenedge.run.progress import Screen
     from greenedge.run.quantise_decoder import DecoderOptions, check_request, quantise_decoder, show_decoder
 

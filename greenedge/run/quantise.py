@@ -23,6 +23,7 @@ from greenedge.progress import ProgressFn
 MOST_SAMPLES = 1000  # that ranges are taken from
 MOST_COMPARED = 4000
 LEAST_SPLIT = 200  # samples from which half are held back for the comparison; fewer serve for both
+_PLAIN = QuantiseOptions()
 _Z = 1.959964  # of a 95 % interval
 
 
@@ -32,7 +33,7 @@ def quantise_model(
     calibrate: Path,
     labels: Path | None,
     progress: ProgressFn,
-    options: QuantiseOptions = QuantiseOptions(),
+    options: QuantiseOptions = _PLAIN,
 ) -> dict[str, Any]:
     """Writes the quantised model to `out`; returns what was done (quantise_float), how often its integers give the
     float model's class, and both accuracies with the points lost where there are labels.

@@ -341,9 +341,9 @@ def _concat(b: Builder, node: Node) -> fx.Node:
 def _pad_node(b: Builder, node: Node) -> fx.Node:
     import torch.nn.functional as F
 
-    pads = b.optional(node, 1)
+    given = b.optional(node, 1)
     fill = b.optional(node, 2)
-    pads = node.attrs.get("pads") if pads is None else [int(each) for each in pads]
+    pads = node.attrs.get("pads") if given is None else [int(each) for each in given]
     mode, value = node.attrs.get("mode", "constant"), 0.0 if fill is None else float(fill.reshape(-1)[0])
     _require(mode == "constant" and value == 0, f"{mode} pads of {value:g}", "pads are zeros", "pad with zeros")
     rank = len(b.shape(node.inputs[0]))
