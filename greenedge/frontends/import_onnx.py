@@ -48,7 +48,8 @@ class ModelFile:
 
     With a `calibration` the file is a float model, which is quantised first; it is verified on the first samples of
     the calibration where no others are given. A .tflite is read in the `arithmetic` of one of LiteRT's kernel sets, its
-    default's where none is given. `declared` gives integer types to inputs that have no quantiser, as text: {"input" or "": "uint8:1/255"}.
+    default's where none is given. `declared` gives integer types to inputs that have no quantiser, as text:
+    {"input" or "": "uint8:1/255"}.
     """
 
     path: Path
@@ -114,14 +115,20 @@ def open_quantised(model: ModelFile, progress: ProgressFn = no_progress) -> Iter
     inputs = list_inputs(read_float_model(model.path), {})
     samples = read_samples(model.calibration.samples, inputs)
     with scratch_folder("quantised") as scratch:
-        path = Path(scratch) / model.path.name
-        first = {name: x[:MOST_CALIBRATED] for name, x in samples.items()}
-        facts = quantise_float(model.path, first, path, model.calibration.options, progress)
+        path = Path(scratch) / f"{model.path.stem}.onnx"
+        chosen = _spread(count_samples(samples))
+        seen = {name: x[chosen] for name, x in samples.items()}
+        facts = quantise_float(model.path, seen, path, model.calibration.options, progress)
         vectors = model.samples
         if vectors is None:
             write_samples({name: np.asarray(x[:SAMPLES], np.float32) for name, x in samples.items()}, Path(scratch))
             vectors = next(Path(scratch).glob("inputs.np?"))
         yield replace(model, path=path, samples=vectors, calibration=None), {"quantised": facts}
+
+
+def _spread(count: int) -> np.ndarray:
+    """Up to MOST_CALIBRATED indices below `count`, evenly spread: data may come class by class."""
+    return np.unique(np.linspace(0, count - 1, min(count, MOST_CALIBRATED)).astype(np.int64))
 
 
 def import_stage(model: ModelFile, folder: Path, progress: ProgressFn = no_progress) -> str:

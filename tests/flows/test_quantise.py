@@ -60,6 +60,96 @@ def test_the_cure_of_a_float_model_works(files, tmp_path):
     assert found.reasons == ()
 
 
+@pytest.mark.parametrize("words", [["4"], ["4", "--act-bits", "4"], ["mixed"], ["4", "--finetune"]], ids=" ".join)
+def test_fewer_bits_go_the_whole_way(files, tmp_path, words):
+    """Brevitas quantises, the file lowers with the bits that the table says, and the same words give the same file."""
+    model, x, y = files
+    found = []
+    for name in ("q", "again"):
+        out = tmp_path / f"{name}.onnx"
+        given = ["quantise", model, "--calibrate", x, "--labels", y, "-o", out, "--json", "--bits", *words]
+        done = CliRunner().invoke(app, list(map(str, given)))
+        assert done.exit_code == 0, done.output
+        found.append((json.loads(done.stdout), out.read_bytes()))
+        if "--finetune" in words:  # seconds: once is enough
+            break
+    (told, content), last = found[0], found[-1]
+    assert last[1] == content and told["by"] == "brevitas" and told["finetuned"] == ("--finetune" in words)
+    assert told["same_class"] >= (26 if "--act-bits" in words else 32)  # of 40, on random weights
+    lowered = lower_file(tmp_path / "q.onnx")
+    table = {row["layer"]: row for row in told["sensitivity"]}
+    assert {path: row["bits"] for path, row in table.items()} == told["weight_bits"]
+    most = {2 ** (bits - 1) - 1 for bits in told["weight_bits"].values()}
+    assert {int(np.abs(op.weight).max()) for op in lowered.graph.linears} <= most
+    assert told["weight_bytes"] == sum(row["weights"] * row["bits"] for row in table.values()) / 8
+    if words == ["mixed"]:
+        assert told["weight_bytes"] <= 0.75 * sum(row["weights"] for row in table.values())
+    else:
+        assert sorted(set(told["weight_bits"].values())) in ([4, 8], [8])
+    (ready,) = api.check(tmp_path / "q.onnx", "linux-x86", inputs=np.load(x))
+    assert ready.reasons == ()
+
+
+def test_a_budget_is_kept_or_refused(files, tmp_path):
+    model, x, _ = files
+    words = ["quantise", model, "--calibrate", x, "-o", tmp_path / "q.onnx", "--bits", "mixed", "--json"]
+    told = json.loads(call(*words)[1])
+    weights = sum(row["weights"] for row in told["sensitivity"])
+    tight = json.loads(call(*words, "--budget-bytes", round(0.6 * weights))[1])
+    assert weights / 2 <= tight["weight_bytes"] <= 0.6 * weights < told["weight_bytes"]
+    for unit, most in (("bytes", weights // 3), ("luts", 10)):
+        code, said = call(*words, f"--budget-{unit}", most)
+        assert code != 0 and "is less than its weights take at 4 bits" in said and "Traceback" not in said
+    for wrong, why in (
+        (["--bits", "5x"], "weights have 2 to 8 bits; say 8, 4 or mixed"),
+        (["--bits", "4", "--budget-bytes", "9"], "and --bits is 4; say --bits mixed"),
+        (["--act-bits", "9"], "activations have 2 to 8 bits"),
+        (["--budget-bytes", "9", "--budget-luts", "9"], "two budgets"),
+    ):
+        code, said = call(*words[:6], *(["--bits", "mixed"] if wrong[0] == "--budget-bytes" else []), *wrong)
+        assert code != 0 and why in said, said
+
+
+def test_a_float_file_is_built_in_one_go(files, tmp_path):
+    """The quantised model lies in the run, a second call makes nothing anew, and other options another model."""
+    model, x, y = files
+    words = ["build", model, "--calibrate", x, "--bits", "4", "--target", "cortex-m4", "-o", tmp_path / "run"]
+    code, told = call(*words)
+    assert code == 0 and "samples equal in graph, qonnx, c99" in told, told
+    kept = tmp_path / "run" / "2-export" / "model.onnx"
+    assert {int(np.abs(op.weight).max()) for op in lower_file(kept).graph.linears} <= {7, 127}
+    content = kept.read_bytes()
+    code, told = call(*words)
+    assert code == 0 and "kept" in told and kept.read_bytes() == content, told
+    code, told = call(*(word if word != "4" else "8" for word in words), "--until", "lower")
+    assert code == 0 and kept.read_bytes() != content
+    code, told = call("build", model, "--target", "cortex-m4", "--bits", "4")
+    assert code != 0 and "gets no samples for that; say --calibrate X.npy" in told
+
+
+def test_a_float_program_of_torch_goes_the_same_way(tmp_path, rng):
+    """A .pt2 file and a module: ordinary PyTorch code, quantised to 4 bits and built."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU6(), nn.Flatten(), nn.Linear(96, 3)
+    )
+    network.eval()
+    x = rng.normal(0, 1, (60, 2, 4, 4)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    program = torch.export.export(network, (torch.from_numpy(x[:1]),))
+    torch.export.save(program, tmp_path / "net.pt2")
+    words = ["build", tmp_path / "net.pt2", "--calibrate", tmp_path / "x.npy", "--bits", "4", "--target", "cortex-m4"]
+    code, told = call(*words, "-o", tmp_path / "run")
+    assert code == 0 and "60 samples equal in graph, qonnx, c99" in told, told
+    facts = api.quantise(network, x, tmp_path / "q.onnx", bits=4)
+    with torch.no_grad():
+        wanted = network(torch.from_numpy(x)).numpy().argmax(1)
+    assert facts["by"] == "brevitas" and facts["same_class"] >= 50 and len(wanted) == 60
+
+
 def test_what_cannot_be_quantised_is_a_sentence_and_leaves_no_file(files, tmp_path):
     model, x, y = files
     out = tmp_path / "q.onnx"
