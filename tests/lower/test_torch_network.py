@@ -137,7 +137,7 @@ def test_every_reason_is_given_at_once(tmp_path):
         "erf: Erf; no torch form is known",
         "pads [0, 0, 1, 1]; both sides",
         "alpha 0.2",
-        "limits -1…inf; both",
+        "limits -1…inf; both are",
     ):
         assert part in said, said
     assert "Sum" not in said  # what follows a refused node has no reason of its own
