@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ from greenedge.decoder.source import is_decoder_file
 from greenedge.errors import GreenedgeError, TargetError
 from greenedge.files.atomic_write import atomic_write
 from greenedge.files.json_file import read_table
-from greenedge.frontends.import_onnx import ModelFile
+from greenedge.frontends.import_onnx import Calibration, ModelFile
+from greenedge.frontends.quantise_float import QuantiseOptions
 from greenedge.run.job import ORDER, Job
 from greenedge.run.jobs import find_recipe, jobs_for, split_settings
 from greenedge.run.manifest import digest_of
@@ -32,7 +33,8 @@ BUILDS = ("all", "front")
 MAX_GRID = 500  # points up to which every one is run, where nothing else is said
 DEFAULT_TRIALS = 100  # beyond
 _MAX_TRIALS = 100_000
-_SUFFIXES = (".onnx", ".tflite")
+_SUFFIXES = (".onnx", ".tflite", ".pt2")
+_QUANTISE = "quantise."
 
 
 @dataclass(frozen=True)
@@ -142,18 +144,42 @@ class Sweep:
         return found
 
     def model_file(self, settings: Mapping[str, str]) -> ModelFile:
-        """The model file with its samples. Raises TargetError for a setting, which a file has none of."""
-        if settings:
-            raise TargetError(
-                f"{next(iter(settings))} belongs to a recipe; of a model file vary build.KEY, target or backend."
-            )
+        """The model file with its samples; of a float one, with `calibrate`, what quantises it. Raises TargetError for
+        a setting that a file does not have."""
         given = self.given
+        wanted = read_quantise_options(settings)
+        if settings and given.calibrate is None:
+            raise TargetError(
+                f"{next(iter(settings))} quantises a float model, and {self.source} gets no samples for that; say "
+                "--calibrate X.npy, or leave it out."
+            )
+        calibration = None if given.calibrate is None else Calibration(Path(given.calibrate), wanted)
         samples, labels, expected = (
             None if path is None else Path(path) for path in (given.inputs, given.labels, given.expected)
         )
+        types, arithmetic = dict(given.input_types), given.arithmetic
         return ModelFile(
-            Path(self.source), samples, labels, dict(given.input_types), expected, arithmetic=given.arithmetic
+            Path(self.source), samples, labels, types, expected, arithmetic=arithmetic, calibration=calibration
         )
+
+
+def read_quantise_options(settings: Mapping[str, str]) -> QuantiseOptions:
+    """Settings of a float model file, "quantise.bits": "4" and its kin, as options. Raises TargetError for another
+    setting, and for a value that is none."""
+    kinds = {option.name: option.type for option in fields(QuantiseOptions)}
+    values: dict[str, Any] = {}
+    for key, text in settings.items():
+        name = key.removeprefix(_QUANTISE)
+        if not key.startswith(_QUANTISE) or name not in kinds:
+            own = ", ".join(f"{_QUANTISE}{each}" for each in kinds)
+            raise TargetError(f"{key} belongs to a recipe; of a model file vary build.KEY, target, backend, {own}.")
+        if kinds[name] == "bool" and text.lower() in ("true", "false"):
+            values[name] = text.lower() == "true"
+        elif kinds[name] != "bool" and (kinds[name] == "str" or text.isdecimal()):
+            values[name] = text if kinds[name] == "str" else int(text)
+        else:
+            raise TargetError(f"{key} is {text!r}; write {'true or false' if kinds[name] == 'bool' else 'a number'}.")
+    return QuantiseOptions(**values)
 
 
 def plan_sweep(sweep: Sweep, targets: Sequence[str] = ()) -> Sweep:
@@ -204,7 +230,7 @@ def _require_network(sweep: Sweep) -> None:
     if sweep.source.endswith((".npz", ".bin", ".gguf")) or (path.is_file() and is_decoder_file(path)):
         raise TargetError(f"{path} is a language model; a sweep sets networks side by side.")
     if sweep.is_model and not path.is_file():
-        raise TargetError(f"there is no file {path}; give a recipe, or the path of an ONNX file or a .tflite.")
+        raise TargetError(f"there is no file {path}; give a recipe, or the path of a model file.")
     if sweep.is_model and sweep.energy_j:
         raise TargetError(f"--energy buys epochs of a recipe's training, and {path} is a model file; leave it out.")
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +160,6 @@ def _advance(trial: Trial) -> None:
 
         epochs = buy_epochs(sweep, job, trial.study, trial.progress)
         job, trial.facts = sweep.job(trial.claim.point, epochs=epochs), {"epochs": epochs}
-    if sweep.is_model:
-        job = replace(job, source=_quantise_float(trial, job.source))
     if sweep.plans:
         from greenedge.sweep.sketch import refuse_early
 
@@ -275,27 +273,3 @@ def _of_graph(trial: Trial, folder: Path) -> Figures:
         value = measure_accuracy(lowered, read_samples(run.inputs, lowered.inputs), read_array(labels))
         found["accuracy"] = {"value": value, "evidence": "test samples"}
     return found
-
-
-def _quantise_float(trial: Trial, source: Any) -> ModelFile:
-    """The model file, quantised first where it is a float one; done once in a study."""
-    from greenedge.frontends.post_training import is_float
-    from greenedge.frontends.source import parse_normal, read_normal
-
-    if source.is_tflite or not is_float(parse_normal(read_normal(source.path), source.path.stem)):
-        return source
-    given = trial.sweep.given.calibrate
-    if given is None:
-        raise TargetError(
-            f"{source.path} is a float model; say --calibrate X.npy, samples that set the ranges of 8 bits, or "
-            "quantise it in training."
-        )
-    from greenedge.run.quantise import quantise_model
-
-    folder = trial.study / "quantised"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{source.path.stem}.onnx"
-    with hold_lock(folder / ".lock"):
-        if not path.is_file():
-            quantise_model(source.path, path, Path(given), None, trial.progress)
-    return replace(source, path=path)

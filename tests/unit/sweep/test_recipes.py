@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from greenedge.errors import GreenedgeError
+from greenedge.errors import GreenedgeError, TargetError
 from greenedge.sweep import trial as trial_module
 from greenedge.sweep.engine import Watch, run_sweep
 from greenedge.sweep.space import make_space, parse_vary
@@ -126,16 +126,36 @@ def write_float_model(path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_float_model_is_quantised_once(tmp_path, rng):
+def test_a_float_model_is_quantised_once_for_each_width(tmp_path, rng):
     np.save(tmp_path / "x.npy", rng.normal(0, 1, (40, 6)).astype(np.float32))
     np.save(tmp_path / "y.npy", rng.integers(0, 3, 40))
     x, y = str(tmp_path / "x.npy"), str(tmp_path / "y.npy")
     model = str(write_float_model(tmp_path / "float.onnx"))
-    space = make_space(parse_vary(["target=linux-x86,cortex-m4"]))
+    space = make_space(parse_vary(["target=linux-x86,cortex-m4", "quantise.bits=8,4"]))
     found = run_sweep(plan_sweep(Sweep(model, space, sampler="auto", given=Given(x, y, calibrate=x))), tmp_path / "s")
-    assert [row["status"] for row in found["rows"]] == ["done", "done"], found["rows"]
-    assert [path.name for path in (tmp_path / "s" / "quantised").glob("*.onnx")] == ["float.onnx"]
+    assert [row["status"] for row in found["rows"]] == ["done"] * 4, found["rows"]
+    assert len([path for path in (tmp_path / "s" / "trainings").iterdir() if path.is_dir()]) == 2
     assert all({"accuracy", "weight_bits"} <= set(row["figures"]) for row in found["rows"])
-    alone = plan_sweep(Sweep(model, space, sampler="auto"))
-    row = run_sweep(alone, tmp_path / "t")["rows"][0]
-    assert row["status"] == "refused" and "is a float model; say --calibrate X.npy" in row["sentence"]
+    with pytest.raises(TargetError, match="gets no samples for that; say --calibrate X.npy, or leave it out"):
+        plan_sweep(Sweep(model, space, sampler="auto"))
+    row = run_sweep(plan_sweep(Sweep(model, make_space(parse_vary(["target=linux-x86"])))), tmp_path / "t")["rows"][0]
+    assert row["status"] == "refused" and "a float model, without any quantiser" in row["sentence"]
+
+
+@pytest.mark.parametrize(
+    "setting, why",
+    [
+        (
+            "train.epochs=1",
+            "train.epochs belongs to a recipe; of a model file vary build.KEY, target, backend, quantise.b",
+        ),
+        ("quantise.act_bits=x", "quantise.act_bits is 'x'; write a number."),
+        ("quantise.finetune=1", "quantise.finetune is '1'; write true or false."),
+        ("quantise.bits=9", "--bits 9: weights have 2 to 8 bits"),
+    ],
+)
+def test_a_setting_that_a_model_file_does_not_have_is_refused(tmp_path, setting, why):
+    model = str(write_float_model(tmp_path / "float.onnx"))
+    with pytest.raises(GreenedgeError) as caught:
+        plan_sweep(Sweep(model, make_space(parse_vary([setting])), given=Given(calibrate=model)))
+    assert why in str(caught.value)
