@@ -5,7 +5,7 @@
     python benchmarks/sweep.py workers                # four workers against one: trials that sleep, and that compute
     python benchmarks/sweep.py overhead               # 1,000 trials that do nothing: per trial, journal, resume
 
-Each writes benchmarks/records/sweep_PART.json.
+Each writes benchmarks/records/sweep/PART.json.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from greenedge.sweep.space import TARGET, Axis, Space, make_space
 from greenedge.sweep.study import Claim, Row, Sampling, Study
 from greenedge.sweep.sweep import Sweep, plan_sweep
 
-RECORDS = Path(__file__).resolve().parent / "records"
+RECORDS = Path(__file__).resolve().parent / "records" / "sweep"
 OBJECTIVES = ("accuracy", "estimated_lut4", "estimated_cycles")
 LARGER = tuple(KINDS[name].larger_is_better for name in OBJECTIVES)
 AXES = (
@@ -212,7 +212,7 @@ def main() -> None:
     chosen = parser.parse_args()
     parts = {"grid": lambda: grid(chosen.study), "sampler": sampler, "workers": workers, "overhead": overhead}
     found = parts[chosen.part]()
-    (RECORDS / f"sweep_{chosen.part}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (RECORDS / f"{chosen.part}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({key: value for key, value in found.items() if key != "rows"}, indent=1))
 
 

@@ -19,7 +19,7 @@ LARGER = (True, False, False)
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_most_of_the_volume(tmp_path, repo, seed):
-    rows = json.loads((repo / "benchmarks" / "records" / "sweep_grid.json").read_text())["rows"]
+    rows = json.loads((repo / "benchmarks" / "records" / "sweep" / "grid.json").read_text())["rows"]
     table = {json.dumps(row["settings"], sort_keys=True): row["values"] for row in rows}
     axes = tuple(
         Axis(key, tuple(dict.fromkeys(row["settings"][key] for row in rows))) for key in rows[0]["settings"]
