@@ -106,7 +106,7 @@ def _greenedge(*words: str) -> None:
 
 def sampler() -> dict:
     """The volume that 40 points of NSGA-II dominate, as a share of the grid's."""
-    rows = json.loads((RECORDS / "sweep_grid.json").read_text())["rows"]
+    rows = json.loads((RECORDS / "grid.json").read_text())["rows"]
     table = {json.dumps(row["settings"], sort_keys=True): row["values"] for row in rows}
     every = as_costs([values for values in table.values() if values], LARGER)
     reference = every.max(axis=0) + 0.01 * np.ptp(every, axis=0)
