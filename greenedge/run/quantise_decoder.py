@@ -31,7 +31,7 @@ _LEAST_CONTEXT = 8
 _SMALL_DIM = 256  # up to it, a matrix is multiplied faster than threads are woken
 HELD_TEXTS = 48
 _CALIBRATION_TEXTS = 16
-_LEAST_TEXTS, _MOST_TEXTS, _TEXTS_A_STEP = 64, 4096, 1
+_LEAST_TEXTS, _MOST_TEXTS, _TEXTS_A_STEP = 64, 20_480, 2
 _MOST_LENGTH = 256  # of a text that is trained on; a longer context keeps its positions
 _HELD_SEED = 1_000_003  # of texts that are scored; those of training have seeds below
 _MOST_SEED = 1_000_000
@@ -123,26 +123,40 @@ def _quantise(
     floats: FloatDecoder, tokenizer: Tokenizer | None, options: DecoderOptions, checkpoint: Path, stage: Stage
 ) -> tuple[Decoder, int, Comparison]:
     """The decoder, steps of training, and its score."""
-    from greenedge.train.decoder.calibrate import calibrate
-    from greenedge.train.decoder.compensate import compensate_rounding
     from greenedge.train.decoder.export import export_decoder
     from greenedge.train.decoder.float_network import FloatNetwork
-    from greenedge.train.decoder.network import QuantisedNetwork
     from greenedge.train.decoder.score import compare_bits, score_floats, score_integers
 
     teacher = FloatNetwork(floats)
-    network = QuantisedNetwork(floats, options.bits, options.norm_form)
     source = _Texts(teacher, tokenizer, options)
     with stage("texts") as progress:
         held, seen = source.make(HELD_TEXTS, _HELD_SEED, progress), source.make(_CALIBRATION_TEXTS, 0, progress)
-    with stage("calibrate"):
-        calibrate(network, seen)
-        compensate_rounding(network, seen)
+    with stage("calibrate") as progress:
+        network = _calibrate(floats, teacher, seen, options, progress)
     steps = _train(network, teacher, source, options, checkpoint, stage)
     decoder = export_decoder(network)
     with stage("score") as progress:
         before = score_floats(teacher.run, held)
         return decoder, steps, compare_bits(before, score_integers(decoder, held, progress))
+
+
+def _calibrate(
+    floats: FloatDecoder, teacher: FloatNetwork, texts: Tensor, options: DecoderOptions, progress: ProgressFn
+) -> QuantisedNetwork:
+    """The quantised network with scales from texts (batch, length), in the basis whose logits are nearest."""
+    from greenedge.train.decoder.calibrate import calibrate
+    from greenedge.train.decoder.compensate import compensate_rounding
+    from greenedge.train.decoder.fit import measure_divergence
+    from greenedge.train.decoder.network import QuantisedNetwork
+    from greenedge.train.decoder.rotate import choose_rotation
+
+    def make(model: FloatDecoder) -> QuantisedNetwork:
+        network = QuantisedNetwork(model, options.bits, options.norm_form)
+        calibrate(network, texts)
+        compensate_rounding(network, texts)
+        return network
+
+    return make(choose_rotation(floats, lambda model: measure_divergence(make(model), teacher, texts), progress))
 
 
 @contextmanager
@@ -245,7 +259,7 @@ def _train(
     stage: Stage,
 ) -> int:
     """Trains for the minutes or steps asked for; how many steps there were."""
-    from greenedge.train.decoder.fit import FitSettings, fit, measure_step
+    from greenedge.train.decoder.fit import FitSettings, choose_settings, fit, measure_step
     from greenedge.train.decoder.resume import read_steps
 
     if not options.minutes and not options.steps:
@@ -261,5 +275,5 @@ def _train(
     with stage("texts") as progress:
         written = source.make(texts, options.seed + 1, progress)
     with stage("train") as progress:
-        fit(network, teacher, written, FitSettings(steps, options.seed), checkpoint, progress)
+        fit(network, teacher, written, choose_settings(steps, options.seed), checkpoint, progress)
     return steps

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 
 from greenedge.train.decoder.calibrate import calibrate, fit_scales  # noqa: E402
 from greenedge.train.decoder.export import export_decoder  # noqa: E402
-from greenedge.train.decoder.fit import FitSettings, fit  # noqa: E402
+from greenedge.train.decoder.fit import FitSettings, choose_settings, fit  # noqa: E402
 from greenedge.train.decoder.float_network import FloatNetwork, attend  # noqa: E402
 from greenedge.train.decoder.network import QuantisedNetwork, _table_error, quantise  # noqa: E402
 from greenedge.train.decoder.resume import pick_texts, read_steps  # noqa: E402
@@ -152,6 +152,34 @@ def test_attention_is_torchs(rng, length):
     repeated = (one.repeat_interleave(2, 1) for one in (key, value))
     wanted = torch.nn.functional.scaled_dot_product_attention(query, *repeated, is_causal=True)
     assert torch.allclose(attend(query, key, value), wanted)  # float64, summed in another order
+
+
+def test_a_rotated_residual_is_the_same_function(rng):
+    from greenedge.train.decoder.rotate import CANDIDATES, choose_rotation, draw_rotation, rotate_residual
+
+    model = random_model(rng)
+    rotation = draw_rotation(model.sizes.dim, 3)
+    assert np.allclose(rotation @ rotation.T, np.eye(model.sizes.dim))
+    rotated = rotate_residual(model, rotation)
+    rotated.check()
+    tokens = torch.tensor(rng.integers(0, model.sizes.vocabulary, (3, 12)))
+    was, now = (FloatNetwork(one).run(tokens) for one in (model, rotated))
+    assert not np.allclose(model.embedding, rotated.embedding, atol=1e-2)
+    assert torch.allclose(was, now, rtol=1e-3, atol=1e-4)  # float32, summed in another order
+    tried: list[float] = []
+
+    def judge(one):
+        tried.append(float(np.abs(one.embedding).max()))
+        return tried[-1]
+
+    chosen = choose_rotation(model, judge)
+    assert len(tried) == CANDIDATES + 1 and float(np.abs(chosen.embedding).max()) == min(tried)
+
+
+def test_the_rate_of_many_steps_is_low():
+    rates = [choose_settings(steps).rate for steps in (1, 600, 2400, 9600)]
+    assert rates == sorted(rates, reverse=True) and rates[2] == 4 * rates[3]
+    assert choose_settings(7, 5) == FitSettings(7, 5)
 
 
 def test_errors_of_columns_are_made_good(rng):
