@@ -138,3 +138,11 @@ def test_only_the_sentence_of_a_stream_is_taken_for_one():
     assert find_broken_stream(
         "[3] %Fatal: a.sv:1: Assertion failed in t: stream m (t.u) took a beat back before it"
     ) == ("stream m (t.u) took a beat back before it")
+
+
+def test_a_stream_that_stands_for_two_edges_is_watched_once():
+    """An output that is an earlier edge in another shape has that edge's stream."""
+    inner = Stream("y", "conv", 8, True, 4, 9, (4, 9))
+    outer = replace(inner, edge="flat")
+    text = sim_top("top", _SOURCE, [outer, inner])
+    assert text.count(" hold_y (") == 1 and text.count("dut.y_tvalid") == 3  # one watch, two places in the wide port

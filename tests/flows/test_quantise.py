@@ -14,6 +14,7 @@ from greenedge import api
 from greenedge.cli import app
 from greenedge.frontends.post_training import run_float
 from greenedge.lower import lower_file
+from greenedge.run.quantise import paired_loss, split_samples
 from tests.lower.models import Model
 from tests.lower.runtime_files import NETWORKS, make_float
 
@@ -173,3 +174,24 @@ def test_what_cannot_be_quantised_is_a_sentence_and_leaves_no_file(files, tmp_pa
     code, told = call("quantise", tmp_path / "det.onnx", "--calibrate", x, "-o", out)
     assert code != 0 and "Traceback" not in told
     assert not out.exists() and not list(tmp_path.glob("*.part*"))
+
+
+def test_points_lost_have_an_interval_that_holds_them(rng):
+    """Of two answers to the same questions; drawn again and again, the interval holds the truth as often as it says."""
+    before, after = (np.array(bits, bool) for bits in ([1, 1, 1, 0, 0, 1, 1, 1], [1, 0, 0, 1, 0, 1, 1, 1]))
+    found = paired_loss(before, after)
+    assert found["points"] == pytest.approx(100 / 8) and found["low"] < 0 < found["high"]
+    held = 0
+    for _ in range(1000):
+        draws = rng.choice(3, 400, p=[0.03, 0.01, 0.96])  # right before alone, right after alone, alike
+        one = paired_loss(draws != 1, draws != 0)
+        held += one["low"] <= 100 * (0.03 - 0.01) <= one["high"]
+    assert 0.93 <= held / 1000 <= 0.985
+    same = paired_loss(np.ones(900, bool), np.ones(900, bool))
+    assert same["points"] == 0 and -0.3 < same["low"] < 0 < same["high"] < 0.3
+
+
+def test_half_of_many_samples_are_held_back():
+    seen, unseen = split_samples(1797)
+    assert len(seen) == 898 and len(unseen) == 899 and not np.intersect1d(seen, unseen).size
+    assert all(np.array_equal(part, np.arange(150)) for part in split_samples(150))

@@ -101,7 +101,7 @@ def sim_top(dut: str, source: Stream, streams: Sequence[Stream], tied: str = "")
         f'    ge_stream_assert #(.WIDTH({s.width}), .NAME("{s.name}")) hold_{s.name} (\n'
         f"        .clk, .rst(age != {_RESET_CYCLES}), .tdata(dut.{s.name}_tdata), .tvalid(dut.{s.name}_tvalid), "
         f".tready(dut.{s.name}_tready));\n"
-        for s in streams
+        for s in {s.name: s for s in streams}.values()  # the output's stream may stand for an edge before it as well
     )
     return f"""// Simulation only: {dut} with its streams brought out for the harness.
 `default_nettype none
