@@ -119,11 +119,14 @@ def bars_svg(data: dict) -> str:
         return ""
 
     def draw(figure: MplFigure) -> None:
+        from matplotlib.ticker import EngFormatter
+
         axes = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": list(map(len, panels))})
         for panel, rows in zip(axes[:, 0], panels, strict=True):
             for place, row in enumerate(rows):
                 _bar(panel, place, row, _COLOURS[place % len(_COLOURS)])
-            panel.set(yticks=[], ylim=(len(rows) - 0.3, -0.75), xlabel="J per inference, total", xlim=(0, None))
+            panel.set(yticks=[], ylim=(len(rows) - 0.3, -0.75), xlabel="per inference, total", xlim=(0, None))
+            panel.xaxis.set_major_formatter(EngFormatter("J"))
             panel.margins(x=0.12)
             for side in ("top", "right", "left"):
                 panel.spines[side].set_visible(False)
