@@ -19,6 +19,7 @@ from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.source import Node
 from greenedge.graph import Affine, Edge, Graph, Input, Linear, Op, Requantise, Steps, Table, freeze
 from greenedge.graph.affine import fit_affine
+from greenedge.graph.ops.arithmetic import require_countable
 from greenedge.graph.ops.base import Array, Ints, Range, Shape
 from greenedge.lower.expr import Const, Expr, Undecidable, Var, affine_of
 from greenedge.lower.rounding import Quantiser, quantiser
@@ -158,6 +159,10 @@ class Builder:
         """
         if not is_quantiser and (wide := self.wide.keys() & set(op.inputs)):
             raise self.wide[min(wide)].refusal
+        weight = getattr(op, "weight", None)
+        if weight is not None:  # of all outputs together, which is far beyond any of them
+            widest = max(int(np.abs(bound).max()) for e in op.inputs for bound in self.ranges[e])
+            require_countable(widest * int(np.abs(weight.astype(np.int64)).sum()))
         shape, (low, high) = op.infer([self.edges[e] for e in op.inputs], [self.ranges[e] for e in op.inputs])
         if max(abs(int(low.min())), abs(int(high.max()))) >= MAX_ACCUMULATOR:
             raise Refused(

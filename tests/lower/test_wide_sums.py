@@ -156,3 +156,16 @@ def test_a_rectified_branch_becomes_levels_before_it_is_added(tmp_path, rng, ski
     compare_graph(lowered, onnx.load(path), rng.uniform(-0.1, 0.9, (200, 6)).astype(np.float32))
     read = {edge for op in lowered.graph.ops for edge in op.inputs}
     assert all(op.output in read or op.output in lowered.graph.outputs for op in lowered.graph.ops)
+
+
+def test_a_ratio_beyond_64_bits_is_a_sentence_or_a_wide_sum(tmp_path, rng):
+    """Scales whose ratio has a numerator of more than 63 bits."""
+    m = Model((1, 6)).quant(0.05, 4, signed=0)
+    start = m.tensor
+    m.node("MatMul", m.weight(rng.integers(-7, 8, (6, 5)) * np.float32(0.2371), np.float32(0.2371)))
+    m.quant(np.float32(1e-12) / 3, 4)
+    skip = m.tensor
+    m.node("MatMul", m.weight(rng.integers(-7, 8, (6, 5)) * 0.25, 0.25), source=start).quant(np.float32(7e9) / 3, 4)
+    m.node("Add", skip, source=m.tensor)
+    with pytest.raises(UnsupportedError, match=r"2\*\*47"):
+        lower_file(m.save(tmp_path / "m.onnx"))

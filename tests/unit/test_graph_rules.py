@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import pytest
 
-from greenedge.errors import GreenedgeError, Refused
+from greenedge.errors import GreenedgeError, ReasonKind, Refused
 from greenedge.graph import (
     OPS,
     Add,
@@ -24,6 +24,7 @@ from greenedge.graph import (
     Graph,
     Input,
     MaxPool,
+    Multiply,
     Pad,
     Requantise,
     Reshape,
@@ -328,3 +329,23 @@ def test_a_transposed_convolution_that_computes_nothing_is_refused(shape, pads, 
     with pytest.raises(Refused) as error:
         op.infer([Edge("x", shape, 0, 3)], [(np.zeros((1,) * len(shape), int), np.full((1,) * len(shape), 3))])
     assert said in str(error.value.args)
+
+
+WIDE = np.array([1 << 40])
+
+
+@pytest.mark.parametrize(
+    "op, ranges",
+    [
+        (Add("s", ("a", "b"), "s", (1 << 63, 3)), [(np.array([0]), np.array([1]))] * 2),
+        (Add("s", ("a", "b"), "s", (1 << 24, 1)), [(-WIDE, WIDE)] * 2),  # 2**64 wraps to 0
+        (ChannelAdd("s", ("a", "b"), "s", 0, np.full((2, 1), 1 << 24)), [(-WIDE, WIDE)] * 2),
+        (Multiply("s", ("a", "b"), "s", (0, 0)), [(np.array([0]), WIDE)] * 2),
+    ],
+    ids=["factor", "sum", "channels", "product"],
+)
+def test_a_sum_that_would_wrap_is_refused(op, ranges):
+    edges = [Edge(name, (1,), 0, 1) for name in op.inputs]
+    with pytest.raises(Refused) as caught:
+        op.infer(edges, ranges)
+    assert caught.value.kind is ReasonKind.TOO_WIDE and caught.value.rule == "accumulators must stay below 2**47"

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from greenedge.errors import ReasonKind, Refused
-from greenedge.graph.ops.arithmetic import product_range
+from greenedge.graph.ops.arithmetic import sum_range
 from greenedge.graph.ops.base import Array, Edge, Floats, Op, Range, Shape
 from greenedge.graph.ops.onnx_writer import OnnxWriter
 
@@ -30,11 +28,7 @@ class Add(Op):
                 "the branches must have one shape",
                 "expand the smaller branch explicitly",
             )
-        terms = [product_range(np.int64(m), *bounds) for m, bounds in zip(self.multipliers, ranges, strict=True)]
-        low, high = terms[0]
-        for more_low, more_high in terms[1:]:
-            low, high = low + more_low, high + more_high
-        return edges[0].shape, (low, high)
+        return edges[0].shape, sum_range(self.multipliers, ranges)
 
     def execute(self, xs: Sequence[Array], edges: Sequence[Edge] | None) -> Array:
         return self._sum(xs, self.multipliers)

@@ -7,6 +7,7 @@ stays below 2**24, float64 below 2**53, integers beyond. The bound is taken from
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -15,6 +16,7 @@ from greenedge.errors import ReasonKind, Refused
 from greenedge.graph.ops.base import Array, Edge, Ints, Range, Shape
 
 EXACT_FLOAT32, EXACT_FLOAT64 = 1 << 24, 1 << 53  # integers below these are exact in float32, in float64
+_COUNTABLE = 1 << 62  # ranges of sums are counted in 64 bits
 
 
 def choose_exact_type(largest_sum: int) -> DTypeLike:
@@ -78,6 +80,36 @@ def product_range(weight: Ints | np.int64, low: Ints, high: Ints) -> Range:
     """Smallest and largest weight * x for x in [low, high], element by element."""
     a, b = weight * low, weight * high
     return np.minimum(a, b), np.maximum(a, b)
+
+
+def sum_range(factors: Sequence[Any], ranges: Sequence[Range]) -> Range:
+    """Smallest and largest sum of factor * x; a factor is an integer, or integers that broadcast against the range.
+
+    Raises Refused where the sum may leave 62 bits: it would wrap in the integers that it is counted in.
+    """
+    reach = sum(_reach(factor) * max(1, *map(_reach, bounds)) for factor, bounds in zip(factors, ranges, strict=True))
+    require_countable(reach)
+    terms = [product_range(np.asarray(factor, np.int64), *b) for factor, b in zip(factors, ranges, strict=True)]
+    low, high = terms[0]
+    for more_low, more_high in terms[1:]:
+        low, high = low + more_low, high + more_high
+    return low, high
+
+
+def require_countable(reach: int) -> None:
+    """Raises Refused for a sum that may reach 2**62 or more."""
+    if reach >= _COUNTABLE:
+        raise Refused(
+            ReasonKind.TOO_WIDE,
+            f"its accumulator may reach {reach:,}",
+            "accumulators must stay below 2**47",
+            "use fewer bits or a smaller fan-in",
+        )
+
+
+def _reach(values: Any) -> int:
+    """The largest magnitude of an integer, or of integers."""
+    return abs(values) if isinstance(values, int) else int(np.abs(values).max())
 
 
 def spread_range(bounds: Range, edge: Edge) -> Range:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from greenedge.errors import ReasonKind, Refused
-from greenedge.graph.ops.arithmetic import product_range
+from greenedge.graph.ops.arithmetic import sum_range
 from greenedge.graph.ops.base import Array, Edge, Floats, Ints, Op, Range, Shape
 from greenedge.graph.ops.onnx_writer import OnnxWriter
 
@@ -37,12 +37,7 @@ class ChannelAdd(Op):
                 "the branches must have one shape",
                 "expand the smaller branch explicitly",
             )
-        factors = self.spread(len(shape))
-        terms = [product_range(m, *bounds) for m, bounds in zip(factors, ranges, strict=True)]
-        low, high = terms[0]
-        for more_low, more_high in terms[1:]:
-            low, high = low + more_low, high + more_high
-        return shape, (low, high)
+        return shape, sum_range(self.spread(len(shape)), ranges)
 
     @property
     def channels(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -9,6 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from greenedge.errors import ReasonKind, Refused
+from greenedge.graph.ops.arithmetic import require_countable
 from greenedge.graph.ops.base import Array, Edge, Floats, Ints, Op, Range, Shape
 from greenedge.graph.ops.onnx_writer import OnnxWriter
 
@@ -32,6 +34,7 @@ class Multiply(Op):
                 "reshape the smaller branch explicitly",
             )
         ends = [(low - zero, high - zero) for (low, high), zero in zip(ranges, self.zeros, strict=True)]
+        require_countable(math.prod(max(abs(int(low.min())), abs(int(high.max()))) for low, high in ends))
         corners: list[Ints] = [np.asarray(x * y) for x in ends[0] for y in ends[1]]
         low, high = corners[0], corners[0]
         for corner in corners[1:]:
