@@ -37,7 +37,7 @@ class ChannelAdd(Op):
                 "the branches must have one shape",
                 "expand the smaller branch explicitly",
             )
-        return shape, sum_range(self.spread(len(shape)), ranges)
+        return shape, sum_range(list(self.spread(len(shape))), ranges)
 
     @property
     def channels(self) -> int:
