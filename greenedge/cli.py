@@ -442,7 +442,7 @@ def build(
     require: Requirement = Require.certified,
     as_json: Json = False,
 ) -> None:
-    """Build somebody's QONNX or int8 .tflite model, a float one with --calibrate, or a language model, and verify it."""
+    """Build a QONNX or int8 .tflite model, a float one with --calibrate, or a language model, and verify it."""
     from greenedge.decoder.source import DecoderFile, is_decoder_file
     from greenedge.frontends.import_onnx import Calibration, ModelFile
     from greenedge.frontends.quantise_float import QuantiseOptions
@@ -862,7 +862,7 @@ def quantise(
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of a language model's training.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Make a quantised model of a float one (8 or 4 bits, or mixed), or of a language model, and say what that costs."""
+    """Quantise a float model (8 or 4 bits, or mixed) or a language model, and say what that costs."""
     from greenedge.run.progress import Screen
     from greenedge.run.quantise_decoder import DecoderOptions, check_request, quantise_decoder, show_decoder
 

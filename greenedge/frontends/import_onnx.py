@@ -46,7 +46,8 @@ class ModelFile:
     ("expected").
 
     With a `calibration` the file is a float model, which is quantised first; it is verified on the first samples of
-    the calibration where no others are given. A .tflite is read in the `arithmetic` of one of LiteRT's kernel sets, its default's where none is given.
+    the calibration where no others are given. A .tflite is read in the `arithmetic` of one of LiteRT's kernel sets, its
+    default's where none is given.
     `declared` gives integer types to inputs that have no quantiser, as text: {"input" or "": "uint8:1/255"}.
     """
 

@@ -72,6 +72,9 @@ class QuantiseOptions:
         return self == QuantiseOptions(cycles=self.cycles)
 
 
+DEFAULT_OPTIONS = QuantiseOptions()
+
+
 def quantise_float(
     model: Path, samples: Samples, out: Path, options: QuantiseOptions, progress: ProgressFn
 ) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from greenedge.errors import GreenedgeError
 from greenedge.files.arrays import read_array
 from greenedge.files.atomic_write import atomic_write
 from greenedge.frontends.post_training import read_float_model, run_float
-from greenedge.frontends.quantise_float import QuantiseOptions, quantise_float
+from greenedge.frontends.quantise_float import DEFAULT_OPTIONS, QuantiseOptions, quantise_float
 from greenedge.frontends.samples import Samples, count_samples, list_inputs, read_samples
 from greenedge.graph import run_graph
 from greenedge.lower import Lowered, lower_file
@@ -32,7 +32,7 @@ def quantise_model(
     calibrate: Path,
     labels: Path | None,
     progress: ProgressFn,
-    options: QuantiseOptions = QuantiseOptions(),
+    options: QuantiseOptions = DEFAULT_OPTIONS,
 ) -> dict[str, Any]:
     """Writes the quantised model to `out`; returns what was done (quantise_float), how often its integers give the
     float model's class, and both accuracies with the points lost where there are labels.

@@ -1,6 +1,6 @@
 """A trained float network with quantisers, by a few samples alone: Brevitas' post-training methods, in their order.
 
-    equalise    factors move between the channels of neighbouring layers (Nagel et al., 2019), where that lowers the error
+    equalise    factors move between channels of neighbouring layers (Nagel et al., 2019), if that lowers the error
     place       quantisers where integers need them (quantise.py), a bias on the accumulator's grid in every layer
     calibrate   scales of activations from the samples
     round       weights of fewer than 8 bits one column after another, each making up for those before it (GPTQ,
@@ -86,7 +86,7 @@ def _give_biases(network: fx.GraphModule) -> None:
 
     for layer in weight_layers(network).values():
         if layer.bias is None:
-            size = getattr(layer, "out_channels", None) or layer.out_features
+            size = layer.out_features if isinstance(layer, torch.nn.Linear) else layer.out_channels
             layer.bias = torch.nn.Parameter(torch.zeros(size))
 
 
@@ -137,7 +137,8 @@ def _round_weights(model: fx.GraphModule, x: np.ndarray, progress: ProgressFn) -
     import torch
     from brevitas.graph.gptq import gptq_mode
 
-    bits = [int(layer.weight_quant.bit_width()) for layer in weight_layers(model).values()]  # type: ignore[union-attr]
+    layers: dict[str, Any] = dict(weight_layers(model))
+    bits = [int(layer.weight_quant.bit_width()) for layer in layers.values()]
     if not bits or min(bits) >= 8:
         return
     parts = torch.from_numpy(np.ascontiguousarray(x)).split(_BATCH)
@@ -172,8 +173,8 @@ def fine_tune(
     epochs: int,
     progress: ProgressFn = no_progress,
 ) -> fx.GraphModule:
-    """Trains a network with quantisers, in place, to answer as the float `network` does on x (N, *shape) and on mixtures
-    of two of them; returns it, in eval mode."""
+    """Trains a network with quantisers, in place, to answer as the float `network` does on x (N, *shape) and on
+    mixtures of two of them; returns it, in eval mode."""
     import torch
 
     settings = TrainSettings(epochs=epochs, batch=_BATCH, optimiser="adam", learning_rate=1e-3, schedule="cosine")

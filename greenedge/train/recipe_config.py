@@ -67,7 +67,7 @@ class QuantiseSettings:
     output_bits     signed, at the outputs; 0 leaves the outputs unquantised
     per_channel     a scale for each output channel of a layer's weights
     power_of_two    scales are powers of two
-    mse_scales      scales below 8 bits start from the least squared error of what is rounded, not from the largest value
+    mse_scales      scales below 8 bits start from the least squared error, not from the largest value
     layers          widths of single layers, by torch module path
     """
 

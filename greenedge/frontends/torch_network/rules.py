@@ -341,19 +341,17 @@ def _concat(b: Builder, node: Node) -> fx.Node:
 def _pad_node(b: Builder, node: Node) -> fx.Node:
     import torch.nn.functional as F
 
-    pads = b.optional(node, 1)
-    fill = b.optional(node, 2)
-    pads = node.attrs.get("pads") if pads is None else [int(each) for each in pads]
+    given, fill = b.optional(node, 1), b.optional(node, 2)
+    pads: list[int] = [int(each) for each in (node.attrs.get("pads", ()) if given is None else given)]
     mode, value = node.attrs.get("mode", "constant"), 0.0 if fill is None else float(fill.reshape(-1)[0])
     _require(mode == "constant" and value == 0, f"{mode} pads of {value:g}", "pads are zeros", "pad with zeros")
     rank = len(b.shape(node.inputs[0]))
     _require(
-        pads is not None and len(pads) == 2 * rank and not any(pads[k] or pads[rank + k] for k in (0, 1)),
+        len(pads) == 2 * rank and not any(pads[k] or pads[rank + k] for k in (0, 1)),
         f"pads {pads}",
         "positions are padded, neither samples nor channels",
         "pad height and width alone",
     )
-    assert pads is not None
     return b.apply(F.pad, b.live(node), [int(p) for k in reversed(range(2, rank)) for p in (pads[k], pads[rank + k])])
 
 
