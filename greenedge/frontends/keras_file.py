@@ -142,7 +142,7 @@ def require_readable_keras(path: Path) -> None:
         return
     if "qkeras" in found.packages:
         raise GreenedgeError(
-            f"{path} is {found.kind} of QKeras, whose quantisers no converter here writes exactly: train it with HGQ2 "
+            f"{path} is {found.kind} of QKeras, which is not read: train it with HGQ2 "
             "(hgq.layers, SAT quantisers), whose .keras files are read, or with Brevitas."
         )
     raise GreenedgeError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,12 @@ _REFUSED = 3  # the worker's exit status with sentences on standard error
 _MOST_BYTES = 1 << 28
 
 
-def read_hgq2(path: Path, progress: Callable[[str], None] = lambda line: None) -> ModelProto:
+def _tell(line: str) -> None:
+    """To a person who waits for the environment: it takes minutes the first time."""
+    print(f"greenedge: {line}", file=sys.stderr, flush=True)
+
+
+def read_hgq2(path: Path, progress: Callable[[str], None] = _tell) -> ModelProto:
     """The model as ONNX. Raises UnsupportedError with every reason, GreenedgeError for a file that Keras does not
     load, ToolError where the environment cannot be had."""
     import numpy as np
@@ -39,6 +45,7 @@ def read_hgq2(path: Path, progress: Callable[[str], None] = lambda line: None) -
     if path.stat().st_size > _MOST_BYTES:
         raise GreenedgeError(f"{path} has {path.stat().st_size:,} bytes; at most {_MOST_BYTES:,} are read.")
     python = own_python(HGQ2, progress)
+    progress(f"Keras and HGQ2 load {path.name}")
     with scratch_folder("hgq2") as scratch:
         folder = Path(scratch)
         _run([str(python), "-I", "-B", str(HGQ2.worker), str(path.resolve()), str(folder)], path)
