@@ -68,7 +68,7 @@ def test_a_worker_joins(cli):
         (["small.onnx", "--worker"], "--worker joins a study; say which with --study DIR."),
         (["small.onnx", "--worker", "--study", "s", "--vary", "a=1"], "--worker takes the space from the study; leave --vary and --space out."),  # noqa: E501
         (["small.onnx", "--worker", "--slurm", "--study", "s"], "--worker and --slurm are different ways to start workers; choose one."),  # noqa: E501
-        (["none.onnx", "--vary", "build.fps=1"], "there is no file {}/none.onnx; give a recipe, or the path of an ONNX file or a .tflite."),  # noqa: E501
+        (["none.onnx", "--vary", "build.fps=1"], "there is no file {}/none.onnx; give a recipe, or the path of a model file."),  # noqa: E501
     ],
 )  # fmt: skip
 def test_mistakes(cli, tmp_path, words, sentence):

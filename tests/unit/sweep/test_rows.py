@@ -214,7 +214,7 @@ def _refuse(path, *words, **more):
 @pytest.mark.parametrize(
     "vary, facts, message",
     [
-        (["train.epochs=1,2"], {}, r"^train.epochs belongs to a recipe; of a model file vary build.KEY, target or backend.$"),  # noqa: E501
+        (["train.epochs=1,2"], {}, r"^train.epochs belongs to a recipe; of a model file vary build.KEY, target, backend, quantise.bits, "),  # noqa: E501
         (["build.fpz=1,2"], {}, r"fpz"),
         (["target=ulx3s-85f"], {}, r"^target is varied, and --target names one too; leave one of the two out.$"),
         (["build.fps=1"], {"until": "train"}, r"^small is a model file, which is not trained; say --until lower, or"),
