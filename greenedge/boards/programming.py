@@ -58,6 +58,7 @@ def program(build: Path, target: Target, docker: bool = False, progress: Progres
     begin, env = _find_program(argv[0])
     progress(0, 0, " ".join(argv))
     try:
+        # not `capture`, which ends with this process: a flash is not left half-written
         done = subprocess.run(
             [*begin, *argv[1:]],
             env={**os.environ, **env},

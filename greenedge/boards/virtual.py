@@ -19,7 +19,7 @@ from greenedge.errors import GreenedgeError, ToolError
 from greenedge.files.json_file import read_table
 from greenedge.files.scratch import scratch_folder
 from greenedge.hdl.board_shell import simulation_sources
-from greenedge.tools.discover import end_with_parent
+from greenedge.tools.capture import end_with_parent
 
 HARNESS = Path(__file__).with_name("virtual.cpp")
 _ANSWER_S = 30

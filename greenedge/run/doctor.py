@@ -13,6 +13,7 @@ from greenedge import __version__
 from greenedge.backends import BACKENDS, load_backend
 from greenedge.backends.interface import Environment
 from greenedge.errors import ToolError
+from greenedge.tools.capture import capture
 
 _PROBE_S = 20
 # (program, needed for, how to get it)
@@ -100,15 +101,7 @@ def _program(name: str, needed_for: str, cure: str) -> Finding:
 def _version_of(path: str) -> str | None:
     """The first number with a dot that `--version` prints; None where the program answers otherwise."""
     try:
-        done = subprocess.run(
-            [path, "--version"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_PROBE_S,
-            check=False,
-        )
+        done = capture([path, "--version"], _PROBE_S)
     except (OSError, subprocess.TimeoutExpired):
         return None
     words = (done.stdout + done.stderr).replace("(", " ").replace(")", " ").split()

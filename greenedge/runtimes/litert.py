@@ -19,6 +19,7 @@ from greenedge.backends.interface import Feeds
 from greenedge.errors import GreenedgeError, UnsupportedError
 from greenedge.graph import Graph
 from greenedge.runtimes import Probe, Runtime
+from greenedge.tools.capture import capture
 
 _PROBE_S = 60
 _KERNELS = {  # the certificate of neither set holds for tflite-runtime's own kernels
@@ -52,9 +53,7 @@ def _probe_package(package: str) -> tuple[str | None, str]:
     """(version, "") or (None, reason)."""
     argv = [sys.executable, worker.__file__, "--probe", _MODULES[package]]
     try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_PROBE_S
-        )
+        done = capture(argv, _PROBE_S)
     except subprocess.TimeoutExpired:
         return None, f"it did not answer within {_PROBE_S} s"
     lines = [line for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines() if line.strip()]

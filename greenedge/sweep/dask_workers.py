@@ -34,7 +34,7 @@ def work_here(command: Sequence[str]) -> int:
 
     In one of its own, for training holds Python's lock longer than a scheduler waits for a sign of life.
     """
-    from greenedge.tools.discover import end_with_parent
+    from greenedge.tools.capture import end_with_parent
 
     return subprocess.run(list(command), stdin=subprocess.DEVNULL, preexec_fn=end_with_parent).returncode
 

@@ -20,7 +20,7 @@ from greenedge.sweep.outputs import mark_front, write_outputs
 from greenedge.sweep.study import BUILDS, POINTS, Claim, Row, Study, Worker
 from greenedge.sweep.sweep import DESCRIPTION, Sweep, save_description
 from greenedge.sweep.trial import FAILED, TRAININGS, OnStage, run_trial
-from greenedge.tools.discover import end_with_parent
+from greenedge.tools.capture import end_with_parent
 
 Evaluate = Callable[[Claim], Row]
 _POLL_S = 0.2  # between looks at what other workers do

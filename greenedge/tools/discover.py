@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,10 +12,9 @@ from importlib import metadata
 from pathlib import Path
 
 from greenedge.errors import ToolError
+from greenedge.tools.capture import capture
 
 _PROBE_S = 60
-_LIBC = ctypes.CDLL(None)  # loaded here: nothing may be imported between fork and exec
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -63,11 +60,6 @@ KNOWN = {
 _LEAST_VERILATOR = (5, 20)  # 5.006, of Debian 12, does not know a warning that da4ml's Verilog names
 
 
-def end_with_parent() -> None:
-    """A `preexec_fn`: the kernel ends the child when its parent ends, even by SIGKILL (prctl(2))."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-
-
 def find_tool(name: str) -> Tool:
     """The tool called `name`. Raises ToolError naming the package to install."""
     known = KNOWN.get(name)
@@ -95,15 +87,7 @@ def _native(name: str, known: _Known) -> Tool | None:
 def _ask(argv: list[str]) -> tuple[int | None, str]:
     """(exit status, None where the program cannot be run; its whole output)."""
     try:
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_PROBE_S,
-            check=False,
-        )
+        done = capture(argv, _PROBE_S)
     except (OSError, subprocess.TimeoutExpired):
         return None, ""
     return done.returncode, done.stdout + done.stderr

@@ -22,6 +22,7 @@ from pathlib import Path
 from greenedge.errors import ToolError
 from greenedge.files.atomic_write import atomic_write, sha256_file
 from greenedge.files.cache import cache_folder
+from greenedge.tools.capture import capture
 
 _INSTALL_S = 1200
 _PROBE_S = 120
@@ -91,15 +92,7 @@ def _digest_tree(folder: Path) -> str:
 def _probe(python: Path, worker: Path) -> bool:
     """Whether everything the worker imports is there."""
     try:
-        done = subprocess.run(
-            [str(python), "-I", "-B", str(worker), "--probe"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_PROBE_S,
-            check=False,
-        )
+        done = capture([str(python), "-I", "-B", str(worker), "--probe"], _PROBE_S)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0 and done.stdout.strip().endswith("ok")
@@ -151,15 +144,7 @@ def _make(own: Environment, folder: Path, progress: Callable[[str], None]) -> No
 
 def _call(own: Environment, argv: list[str], what: str) -> None:
     try:
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_INSTALL_S,
-            check=False,
-        )
+        done = capture(argv, _INSTALL_S)
     except subprocess.TimeoutExpired:
         raise ToolError(
             f"{what} did not end within {_INSTALL_S} s while making the {own.label} environment; run the same command "

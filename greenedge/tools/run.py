@@ -35,8 +35,9 @@ from greenedge.files.full_disk import describe_full_disk, find_full
 from greenedge.files.json_file import read_json
 from greenedge.files.remove import remove
 from greenedge.files.scratch import scratch_folder
+from greenedge.tools.capture import end_with_parent
 from greenedge.tools.container import IMAGES, docker_argv, why_not
-from greenedge.tools.discover import Tool, end_with_parent, find_tool
+from greenedge.tools.discover import Tool, find_tool
 from greenedge.tools.plan import Command, Plan
 
 RECORD = "build.json"  # written by execute(): the plan's digest, the tools' versions, the seconds, products by sha256

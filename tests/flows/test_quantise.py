@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from greenedge import api
 from greenedge.cli import app
+from greenedge.frontends import import_onnx
 from greenedge.frontends.post_training import run_float
 from greenedge.lower import lower_file
 from greenedge.run.quantise import paired_loss, split_samples
@@ -195,3 +196,11 @@ def test_half_of_many_samples_are_held_back():
     seen, unseen = split_samples(1797)
     assert len(seen) == 898 and len(unseen) == 899 and not np.intersect1d(seen, unseen).size
     assert all(np.array_equal(part, np.arange(150)) for part in split_samples(150))
+
+
+def test_many_samples_are_spread_over_all():
+    """Data may come class by class."""
+    assert np.array_equal(import_onnx._spread(7), np.arange(7))
+    chosen = import_onnx._spread(5000)
+    assert len(chosen) == import_onnx.MOST_CALIBRATED and (chosen[0], chosen[-1]) == (0, 4999)
+    assert np.diff(chosen).max() <= 6

@@ -6,11 +6,12 @@ import numpy as np
 import onnx
 import pytest
 
-from greenedge.errors import UnsupportedError
-from greenedge.graph import Add, ChannelAdd, Requantise, run_graph
+from greenedge.errors import ReasonKind, Refused, UnsupportedError
+from greenedge.graph import Add, ChannelAdd, Dense, Requantise, run_graph
 from greenedge.legalise.narrow_channel_sums import narrow_channel_sums
 from greenedge.legalise.narrow_sums import narrow_sums
 from greenedge.lower import lower_file, wide_sum
+from greenedge.lower.builder import Builder
 from greenedge.lower.float_ties.explain import explain
 from tests.lower.models import Model
 from tests.lower.test_oracle import compare_graph
@@ -103,7 +104,8 @@ def test_only_a_quantiser_may_read_it(tmp_path, rng, behind, levels):
     assert any("its input is not quantised" in str(reason) or reason.node for reason in caught.value.reasons)
 
 
-def test_another_layer_behind_it_is_refused_as_before(tmp_path, rng):
+def begin_sum(rng):
+    """x → layer → BatchNorm, and x → layer → levels; their sum of six numbers, by the name "sum"."""
     m = Model((1, 6)).quant(0.05, 4, signed=0)
     start = m.tensor
     m.node("MatMul", m.weight(rng.integers(-7, 8, (6, 6)) * 0.25, 0.25)).quant(0.0371, 4)
@@ -111,8 +113,22 @@ def test_another_layer_behind_it_is_refused_as_before(tmp_path, rng):
     scale = np.float32(0.1234567)
     m.node("MatMul", m.weight(rng.integers(-7, 8, (6, 6)) * scale, scale), source=start)
     m.node("BatchNormalization", *(m.constant(np.full(6, v, np.float32)) for v in (1.1, 0.1, 0.2, 0.7)))
-    m.node("Add", skip, name="sum").node("MatMul", m.weight(rng.integers(-7, 8, (6, 3)) * 0.5), name="next")
+    return m.node("Add", skip, name="sum")
+
+
+def test_another_layer_behind_it_is_refused_as_before(tmp_path, rng):
+    m = begin_sum(rng)
+    m.node("MatMul", m.weight(rng.integers(-7, 8, (6, 3)) * 0.5), name="next")
     with pytest.raises(UnsupportedError, match="its input is not quantised.*greenedge requantise"):
+        lower_file(m.quant(0.1, 4).save(tmp_path / "m.onnx"))
+
+
+@pytest.mark.parametrize("op, words", [("Reshape", ([1, 3, 2],)), ("Slice", ([0], [3], [1]))])
+def test_what_only_moves_its_integers_is_refused(tmp_path, rng, op, words):
+    """Its thresholds are those of the sum itself; behind a view nobody would know of which channel."""
+    m = begin_sum(rng)
+    m.node(op, *(m.constant(np.array(word), np.int64) for word in words))
+    with pytest.raises(UnsupportedError, match="sum: its input is not quantised"):
         lower_file(m.quant(0.1, 4).save(tmp_path / "m.onnx"))
 
 
@@ -169,3 +185,12 @@ def test_a_ratio_beyond_64_bits_is_a_sentence_or_a_wide_sum(tmp_path, rng):
     m.node("Add", skip, source=m.tensor)
     with pytest.raises(UnsupportedError, match=r"2\*\*47"):
         lower_file(m.save(tmp_path / "m.onnx"))
+
+
+def test_a_layer_whose_sums_would_wrap_is_refused():
+    """2**40 times 2**24 is 2**64, which is 0 in 64 bits."""
+    builder = Builder("m")
+    edge = builder.input("x", (4,), -(1 << 40), 1 << 40)
+    with pytest.raises(Refused) as caught:
+        builder.emit(Dense("d", (edge,), "d", np.full((4, 1), 1 << 24)))
+    assert caught.value.kind is ReasonKind.TOO_WIDE and "2**47" in caught.value.rule

@@ -14,7 +14,7 @@ from greenedge.backends.c99.memory_plan import Program
 from greenedge.errors import ToolError
 from greenedge.graph.ops.base import Ints
 from greenedge.progress import ProgressFn
-from greenedge.tools.discover import end_with_parent
+from greenedge.tools.capture import end_with_parent
 
 COMPILERS = ("gcc", "cc", "clang")
 _RUNNER = Path(__file__).with_name("runner.c")

@@ -31,7 +31,7 @@ from greenedge.files.scratch import scratch_folder
 from greenedge.hdl.board_shell.read_back import ReadBack
 from greenedge.progress import ProgressFn
 from greenedge.target import Target
-from greenedge.tools.discover import end_with_parent
+from greenedge.tools.capture import capture, end_with_parent
 from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import execute_once
 
@@ -95,15 +95,7 @@ def tell(
         with scratch_folder("chat") as scratch:
             log = Path(scratch) / "logits.bin"
             try:
-                done = subprocess.run(
-                    [str(program), "-l", str(log), *_list_words(story)],
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    text=True,
-                    timeout=_RUN_S,
-                    check=False,
-                    preexec_fn=end_with_parent,
-                )
+                done = capture([program, "-l", log, *_list_words(story)], _RUN_S)
             except subprocess.TimeoutExpired:
                 raise ToolError(f"the C program did not end within {_RUN_S} s.") from None
             if done.returncode:
@@ -177,7 +169,7 @@ def outline(decoder: Decoder, plan: Plan, target: Target, options: Options) -> O
 def tools() -> dict[str, str]:
     """The compiler's own word for its version."""
     try:
-        done = subprocess.run(["cc", "--version"], capture_output=True, text=True, timeout=60, check=False)
+        done = capture(["cc", "--version"], 60)
     except OSError:
         raise ToolError("cc is not on PATH; install a C compiler (apt install gcc).") from None
     return {"cc": (done.stdout.splitlines() or ["unknown"])[0]}

@@ -19,7 +19,7 @@ from greenedge.errors import GreenedgeError, ToolError, VerificationError
 from greenedge.files.scratch import scratch_folder
 from greenedge.hdl.axi_stream.simulation import compile_model
 from greenedge.hdl.netlist import FLAGS, netlist_sources
-from greenedge.tools.discover import end_with_parent
+from greenedge.tools.capture import capture
 
 HARNESS = Path(__file__).with_name("decoder_harness.cpp")
 _RUN_S = 3600
@@ -193,17 +193,8 @@ def _list_requests(decoder: Decoder, story: Story) -> Iterator[str]:
 def _run(model: Path, folder: Path, engine: Engine, seed: int) -> str:
     sizes = [str(number) for number in (engine.dim, engine.layers, engine.vocabulary)]
     try:
-        done = subprocess.run(
-            [str(model), "requests.txt", "results.bin", *sizes, f"+verilator+seed+{seed}"],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_RUN_S,
-            check=False,
-            preexec_fn=end_with_parent,
-        )
+        argv = [str(model), "requests.txt", "results.bin", *sizes, f"+verilator+seed+{seed}"]
+        done = capture(argv, _RUN_S, cwd=folder)
     except subprocess.TimeoutExpired:
         raise ToolError(f"the simulation of the decoder did not end within {_RUN_S} s; ask for fewer tokens.") from None
     if done.returncode:

@@ -26,7 +26,7 @@ from greenedge.files.json_file import read_json
 from greenedge.files.scratch import scratch_folder
 from greenedge.graph import load_graph, run_graph
 from greenedge.graph.ops.base import Ints, Shape
-from greenedge.tools.discover import end_with_parent
+from greenedge.tools.capture import capture
 from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import execute_once
 
@@ -165,17 +165,7 @@ def _compiler(chain: Toolchain) -> Command:
 
 def _run(program: Path, arguments: list[str]) -> None:
     try:
-        done = subprocess.run(
-            [str(program), *arguments],
-            cwd=program.parent,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_RUN_S,
-            check=False,
-            preexec_fn=end_with_parent,
-        )
+        done = capture([str(program), *arguments], _RUN_S, cwd=program.parent)
     except subprocess.TimeoutExpired:
         raise ToolError(f"the C simulation did not end within {_RUN_S} s; give it fewer samples.") from None
     except OSError as error:

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from greenedge.progress import ProgressFn, no_progress
-from greenedge.tools.discover import end_with_parent
+from greenedge.tools.capture import end_with_parent
 
 LIMIT_S = 1800
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from greenedge.errors import GreenedgeError, Reason, ReasonKind, UnsupportedError
 from greenedge.files.scratch import scratch_folder
 from greenedge.frontends.hgq2.network import write_network
+from greenedge.tools.capture import capture
 from greenedge.tools.own_environment import Environment, own_python
 
 if TYPE_CHECKING:
@@ -56,15 +57,7 @@ def read_hgq2(path: Path, progress: Callable[[str], None] = _tell) -> ModelProto
 
 def _run(argv: list[str], path: Path) -> None:
     try:
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_LIMIT_S,
-            check=False,
-        )
+        done = capture(argv, _LIMIT_S)
     except subprocess.TimeoutExpired:
         raise GreenedgeError(f"Keras did not load {path} within {_LIMIT_S} s; save a smaller model.") from None
     lines = [line for line in done.stderr.splitlines() if line.strip()]

@@ -18,7 +18,8 @@ from greenedge.errors import ToolError
 from greenedge.files.scratch import scratch_folder
 from greenedge.hdl import RTL
 from greenedge.hdl.axi_stream import Stream, pack, unpack
-from greenedge.tools.discover import end_with_parent, find_tool
+from greenedge.tools.capture import capture
+from greenedge.tools.discover import find_tool
 from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import execute_once
 
@@ -213,17 +214,7 @@ def _quote(path: Path) -> str:
 
 def _run(model: Path, folder: Path, description: Path) -> str:
     try:
-        done = subprocess.run(
-            [str(model), str(description)],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_RUN_S,
-            check=False,
-            preexec_fn=end_with_parent,
-        )
+        done = capture([str(model), str(description)], _RUN_S, cwd=folder)
     except subprocess.TimeoutExpired:
         raise ToolError(f"the simulation of {folder} did not end within {_RUN_S} s; give it fewer samples.") from None
     except OSError as error:

@@ -22,7 +22,8 @@ from pathlib import Path
 from greenedge.errors import GreenedgeError, ToolError
 from greenedge.files.atomic_write import atomic_write
 from greenedge.hdl.board_shell.timing import timing
-from greenedge.tools.discover import Tool, end_with_parent, find_tool
+from greenedge.tools.capture import end_with_parent
+from greenedge.tools.discover import Tool, find_tool
 
 FOLDER = "seeds"
 _POLL_S, _GRACE_S = 0.1, 5.0

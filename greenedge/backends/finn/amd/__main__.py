@@ -24,6 +24,7 @@ from greenedge.backends.finn.amd.results import fmax_hz, utilisation
 from greenedge.errors import GreenedgeError, ToolError
 from greenedge.files.atomic_write import atomic_write
 from greenedge.graph import load_graph
+from greenedge.tools.capture import capture
 
 _LIMIT_S = 3 * 3600
 _MISSING = (
@@ -128,16 +129,7 @@ def _run(here: Path, vivado: str, name: str) -> None:
     print(f"progress: Vivado on {name}.tcl", flush=True)
     argv = [vivado, "-mode", "batch", "-nojournal", "-log", str(log), "-source", f"{FOLDER}/{name}.tcl"]
     try:
-        done = subprocess.run(
-            argv,
-            cwd=here,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_LIMIT_S,
-            check=False,
-        )
+        done = capture(argv, _LIMIT_S, cwd=here)
     except subprocess.TimeoutExpired:
         raise ToolError(f"vivado did not end within {_LIMIT_S // 3600} hours on {name}.tcl and was stopped.") from None
     if done.returncode != 0:

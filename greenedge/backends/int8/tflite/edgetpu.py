@@ -23,6 +23,7 @@ from greenedge.files.json_file import read_table
 from greenedge.graph import Concat, Conv, ConvTranspose, Dense, Graph, MaxPool, Pad, Transpose, Upsample
 from greenedge.legalise.capabilities import RANK, Capabilities, Measure, check_capabilities
 from greenedge.target import Target
+from greenedge.tools.capture import capture
 from greenedge.tools.plan import Command
 
 COMPILER, RECORD, COMPILED = "edgetpu_compiler", "edgetpu.json", "model_edgetpu.tflite"
@@ -116,15 +117,7 @@ def main(model: str) -> int:
     record: Record = {"compiled": False, "said": _MISSING}
     if program:
         try:
-            done = subprocess.run(
-                [program, "-s", "-o", ".", model],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_LIMIT_S,
-                check=False,
-            )
+            done = capture([program, "-s", "-o", ".", model], _LIMIT_S)
         except (OSError, subprocess.TimeoutExpired) as error:
             print(f"error: {COMPILER}: {error}")
             return 1
