@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from greenedge.errors import GreenedgeError
+from greenedge.errors import GreenedgeError, UnsupportedError
 from greenedge.files.scratch import scratch_folder
 from greenedge.frontends.domains import QUANTISERS
 from greenedge.frontends.samples import Samples
@@ -32,7 +32,8 @@ def is_float(source: Source) -> bool:
 
 
 def read_float_model(path: Path) -> Source:
-    """The model in `path`. Raises GreenedgeError where it is quantised already, and as `read_model`."""
+    """The model in `path`. Raises GreenedgeError where it is quantised already, UnsupportedError where it breaks ONNX's
+    rules or mixes the samples of a batch, and as `read_model`."""
     source = parse_normal(read_normal(path), path.stem)
     if not is_float(source):
         found = next(node for node in source.nodes if node.op in (*QUANTISERS, *_STANDARD_QUANTISERS))
@@ -40,6 +41,8 @@ def read_float_model(path: Path) -> Source:
             f"{path} is quantised already ({found.name}: {found.op}); `greenedge check {path} --target NAME` says "
             "what it can be built for."
         )
+    if source.complaints:
+        raise UnsupportedError(f"{path.name} cannot be quantised:", source.complaints)
     return source
 
 

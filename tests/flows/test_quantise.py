@@ -177,6 +177,19 @@ def test_what_cannot_be_quantised_is_a_sentence_and_leaves_no_file(files, tmp_pa
     assert not out.exists() and not list(tmp_path.glob("*.part*"))
 
 
+def test_a_float_model_that_mixes_samples_is_refused(tmp_path):
+    """Its batch of two is read as one sample, and its mean goes over both."""
+    nodes = [helper.make_node("ReduceMean", ["x"], ["y"], name="mean", axes=[0], keepdims=1)]
+    kind, shapes = onnx.TensorProto.FLOAT, {"x": [2, 4], "y": [1, 4]}
+    ends = [helper.make_tensor_value_info(name, kind, shape) for name, shape in shapes.items()]
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "f.onnx")
+    np.save(tmp_path / "x.npy", np.ones((40, 4), np.float32))
+    code, told = call("quantise", tmp_path / "f.onnx", "--calibrate", tmp_path / "x.npy", "-o", tmp_path / "q.onnx")
+    assert code != 0 and "f.onnx cannot be quantised:" in told and "mean" in told and "Traceback" not in told
+    assert not (tmp_path / "q.onnx").exists()
+
+
 def test_points_lost_have_an_interval_that_holds_them(rng):
     """Of two answers to the same questions; drawn again and again, the interval holds the truth as often as it says."""
     before, after = (np.array(bits, bool) for bits in ([1, 1, 1, 0, 0, 1, 1, 1], [1, 0, 0, 1, 0, 1, 1, 1]))

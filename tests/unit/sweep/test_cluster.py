@@ -39,6 +39,15 @@ def _start(folder: Path, name: str, *words: str) -> subprocess.Popen[bytes]:
         )
 
 
+def _read_address(path: Path) -> str:
+    """The scheduler's address. The file is there before its content is: it is read until it ends as JSON does."""
+    end = time.monotonic() + WAIT_S
+    while not (path.is_file() and path.read_text().rstrip().endswith("}")):
+        assert time.monotonic() < end, f"no address in {path}"
+        time.sleep(0.05)
+    return json.loads(path.read_text())["address"]
+
+
 @pytest.fixture
 def hosts(tmp_path):
     """(address of a scheduler on TCP, its two worker processes); each stands for a host."""
@@ -49,10 +58,7 @@ def hosts(tmp_path):
     )  # fmt: skip
     started = [scheduler]
     try:
-        end = time.monotonic() + WAIT_S
-        while not address_file.is_file() and time.monotonic() < end:
-            time.sleep(0.05)
-        address = json.loads(address_file.read_text())["address"]
+        address = _read_address(address_file)
         started += [
             _start(tmp_path, f"host{k}", "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
             for k in range(2)
