@@ -64,12 +64,15 @@ class Trace:
 
     `reads` has, for the output of a sum of products, the real functions of its input edges that go into the sum;
     `slopes`, for that of a sum that only a quantiser may read, about how much of them an integer of each edge is.
+    `defined` are the edges whose integers are levels of a quantiser of the model, given by a function of a row that is
+    defined in integers.
     """
 
     births: dict[str, Birth] = dataclasses.field(default_factory=dict)
     quantised: dict[str, Quantised] = dataclasses.field(default_factory=dict)
     reads: dict[str, tuple[Expr, ...]] = dataclasses.field(default_factory=dict)
     slopes: dict[str, tuple[Array, Array]] = dataclasses.field(default_factory=dict)
+    defined: set[str] = dataclasses.field(default_factory=set)
 
 
 class Builder:

@@ -61,7 +61,7 @@ def read_integers(lowered: Lowered, context: Mapping[str, Array], first: int = 0
     for edge, (tensor, scale, zero) in _readable(lowered).items():
         y = np.asarray(context[tensor], np.float64).reshape(-1, *lowered.graph.edges[edge].shape) / scale + zero
         level = np.rint(y)
-        is_level = isinstance(lowered.graph.producer(edge), (Input, Requantise))
+        is_level = isinstance(lowered.graph.producer(edge), (Input, Requantise)) or edge in lowered.trace.defined
         if not np.isfinite(y).all() or (is_level and np.abs(y - level).max(initial=0) >= 0.25):
             raise VerificationError(
                 f"qonnx gave values on tensor {tensor!r} from sample {first} on that are no multiples of its scale."
@@ -74,7 +74,8 @@ def _readable(lowered: Lowered) -> dict[str, tuple[str, Array, Array]]:
     """{edge: (tensor, scale, zero)} of the edges whose integers can be read off a float tensor of the model."""
     graph = lowered.graph
     found: dict[str, tuple[str, Array, Array]] = {}
-    edges = [*graph.inputs, *(edge for edge in graph.edges if edge in lowered.trace.quantised), *graph.outputs]
+    levels = lowered.trace.quantised.keys() | lowered.trace.defined
+    edges = [*graph.inputs, *(edge for edge in graph.edges if edge in levels), *graph.outputs]
     for edge in dict.fromkeys(edges):
         birth = lowered.trace.births.get(edge)
         parts = dequantiser(birth.expr) if birth is not None else None

@@ -119,6 +119,11 @@ class Op:
         """
         return self.execute(xs, None)
 
+    def bound_deviation(self, xs: Sequence[Array]) -> Floats | float:
+        """Bound on how far the output is from the real function of the model that it stands for, in units of it: 0
+        unless the operation is defined by integers of its own. `xs` are integers, batch first."""
+        return 0.0
+
     def inner_magnitude(self, edges: Sequence[Edge]) -> int:
         """Largest absolute integer on the way to the output of `write_onnx`, where it may be larger than the output's;
         `edges` are the inputs'."""

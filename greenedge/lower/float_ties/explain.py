@@ -63,7 +63,7 @@ def explain(graph: Graph, trace: Trace, observed: Mapping[str, Array]) -> list[D
         errors[op.output] = error_of(op, graph, trace, values, errors)
         if op.output in observed:
             differences += _differences(op, trace, values, errors, observed[op.output])
-            if op.output in requantisers:
+            if op.output in requantisers or op.output in trace.defined:
                 values[op.output] = observed[op.output]
     return differences
 
@@ -130,6 +130,9 @@ def _differences(
     if isinstance(op, ArgMax):
         either = may_win(op, values[op.inputs[0]], errors[op.inputs[0]], got)
         lowest, highest = (np.where(either, pick(expected, got), expected) for pick in (np.minimum, np.maximum))
+    elif op.output in trace.defined:
+        off = np.floor(op.bound_deviation([values[e] for e in op.inputs]) + 0.5).astype(np.int64)
+        lowest, highest = expected - off, expected + off
     elif not isinstance(op, Requantise):  # an accumulator, read off a float by rounding to the nearest integer
         noise = np.floor(errors[op.output] + 0.5).astype(np.int64)
         lowest, highest = expected - noise, expected + noise
@@ -154,10 +157,12 @@ def error_of(op: Op, graph: Graph, trace: Trace, values: Mapping[str, Array], er
     if op.output in trace.quantised and op.output not in trace.births:
         # No quantiser of the model: float arithmetic whose exact values are whole numbers.
         return _evaluate(trace.quantised[op.output], values[op.inputs[0]], errors[op.inputs[0]])[1]
-    if not op.inputs:
+    if not op.inputs or op.output in trace.defined:
         return np.zeros(values[op.output].shape)
     if not op.accumulates:
-        return op.execute_magnitudes([errors[e] for e in op.inputs])
+        return op.execute_magnitudes([errors[e] for e in op.inputs]) + op.bound_deviation(
+            [values[e] for e in op.inputs]
+        )
     reads = [_read(trace, op, k, values[e], errors[e]) for k, e in enumerate(op.inputs)]
     magnitudes = [np.abs(real) for real, _ in reads]
     inherited = op.inherit_errors(magnitudes, [error for _, error in reads])
