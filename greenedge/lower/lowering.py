@@ -65,6 +65,12 @@ def _apply_rule(walk: Walk, node: Node, args: Args) -> list[Value]:
                 return [Broken()] * count  # said once: every layer has the same
             what = f"{node.op}, dynamic quantisation: {_DYNAMIC[node.op]}"
             raise Refused(ReasonKind.DYNAMIC_QUANTISER, what, "scales are constant in an integer network", _STATIC)
+        if walk.is_inside(node):
+            return [Broken()] * count
+        if (spelled := walk.spelled.get(node.name)) is not None:
+            whole = walk.values.get(spelled.tensor)
+            if isinstance(whole, (Live, Masked)):
+                return [RULES[spelled.node.op](walk, spelled.node, [whole])] + [Broken()] * (count - 1)
         args = _resume(walk, node, args)
         if any(isinstance(arg, Broken) for arg in args) and node.op not in linear.RULES:
             return [Broken()] * count

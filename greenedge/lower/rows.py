@@ -89,6 +89,9 @@ def where(walk: Walk, node: Node, args: Args) -> Value:
     """Where(condition, x, low) with a constant condition and a low constant → x, masked."""
     condition, first, second = args
     if isinstance(condition, Constant):
+        kept = first if np.all(condition.array) else second if not np.any(condition.array) else None
+        if isinstance(kept, (Live, Masked)):
+            return kept
         for value, other, seen in ((first, second, condition.array != 0), (second, first, condition.array == 0)):
             if isinstance(value, (Live, Masked)) and isinstance(other, Constant) and np.all(other.array <= _MASKED):
                 masked = mask_logits(walk, value, np.where(seen, 0.0, -np.inf))
@@ -151,7 +154,7 @@ def _choose_unit(walk: Walk, node: Node) -> _Unit:
     """The levels of the only quantiser behind a softmax, where it rounds to the nearest and 0 is level 0; else fine
     ones, from which that quantiser is an ordinary step."""
     fine = _Unit(_FINE_UNIT, 1, _FINE_UNIT, Fraction(1, _FINE_UNIT), None)
-    readers = walk.readers(node.outputs[0])
+    readers = _find_readers(walk, node)
     if len(readers) != 1 or readers[0].op not in ("Quant", "IntQuant") or len(readers[0].inputs) < 4:
         return fine
     (quantiser,) = readers
@@ -166,6 +169,21 @@ def _choose_unit(walk: Walk, node: Node) -> _Unit:
     whole = round(1 / scale)
     per = 1 if whole and abs(1 / scale / whole - 1) < _SAME_UNIT else _PARTS
     return _Unit(max(1, round(per / scale)), per, most, Fraction(scale), quantiser)
+
+
+def _find_readers(walk: Walk, node: Node) -> list[Node]:
+    """Who reads a node's output, behind choices that always take it."""
+    readers = walk.readers(node.outputs[0])
+    while len(readers) == 1 and readers[0].op in ("Where", "Identity", "Dropout"):
+        (reader,) = readers
+        if reader.op == "Where":
+            condition = walk.values.get(reader.inputs[0])
+            taken = reader.inputs.index(node.outputs[0]) if node.outputs[0] in reader.inputs else 0
+            if not isinstance(condition, Constant) or not np.all((condition.array != 0) == (taken == 1)):
+                return readers
+        node = reader
+        readers = walk.readers(node.outputs[0])
+    return readers
 
 
 def _reaches_layer(walk: Walk, node: Node) -> bool:

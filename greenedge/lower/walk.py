@@ -20,6 +20,7 @@ from greenedge.lower.builder import Birth, Builder
 from greenedge.lower.expr import Const, ShapeChange, Var
 from greenedge.lower.folding import Folding
 from greenedge.lower.rounding import Quantiser
+from greenedge.lower.row_patterns import find_spelled
 from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Masked, Value, cut_constant_axes, single_zero
 
 
@@ -59,6 +60,7 @@ class Walk:
         for node in source.nodes:
             for name in dict.fromkeys(node.inputs):
                 self._readers.setdefault(name, []).append(node)
+        self.spelled, self._inside = find_spelled(source)
         self.direct: dict[str, str] = {}  # input edge -> the model's input whose integers it takes as they are
         sizes = {shape[0] for shape in source.inputs.values() if shape}
         self.batch = next((size for size in sizes if size), 1)
@@ -116,6 +118,10 @@ class Walk:
         return tensor in live
 
     # -- services for the rules -------------------------------------------------------------------------------------
+
+    def is_inside(self, node: Node) -> bool:
+        """Whether the node is a part of a function of a row, spelled out, of a tensor of the network."""
+        return isinstance(self.values.get(self._inside.get(node.name, "")), (Live, Masked))
 
     def readers(self, tensor: str) -> list[Node]:
         """The nodes that read a tensor."""
