@@ -66,7 +66,7 @@ def make_binary_rule(combine: Callable[[Expr, Expr], Expr], integer_sign: int | 
 
     def rule(walk: Walk, node: Node, args: Args) -> Value:
         a, b = args[0], args[1]
-        if node.op == "Add" and (masked := _mask(walk, a, b) or _mask(walk, b, a)) is not None:
+        if node.op == "Add" and (masked := _mask(walk, node, a, b) or _mask(walk, node, b, a)) is not None:
             return masked
         if isinstance(a, Live) and isinstance(b, (Constant, Grid)):
             c = _read_constant(walk, b, a, "a constant")
@@ -92,12 +92,12 @@ def make_binary_rule(combine: Callable[[Expr, Expr], Expr], integer_sign: int | 
     return rule
 
 
-def _mask(walk: Walk, value: Value | None, added: Value | None) -> Masked | None:
+def _mask(walk: Walk, node: Node, value: Value | None, added: Value | None) -> Masked | None:
     """Logits and a constant that says which of them count; None for any other sum. Raises Refused for logits that have
     a mask already and get another constant."""
     if not isinstance(value, (Live, Masked)) or not isinstance(added, Constant) or added.array.dtype.kind != "f":
         return None
-    masked = mask_logits(walk, value, added.array)
+    masked = mask_logits(walk, node, value, added.array)
     if masked is None and isinstance(value, Masked):
         raise Refused(
             ReasonKind.UNSUPPORTED_ORDER,

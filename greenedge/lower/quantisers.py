@@ -5,6 +5,7 @@ Quant(f(q))  →  Requantise(q), whose step function is round(f(q)/scale + zero)
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,9 @@ import numpy as np
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.source import Node
 from greenedge.graph.ops.base import Floats
+from greenedge.lower.builder import Birth
 from greenedge.lower.expr import Const, Expr, Var, affine_of
+from greenedge.lower.moves import Move, find_moves
 from greenedge.lower.quantiser_parameters import (
     MAX_LEVEL_BITS,
     broadcast_parameter,
@@ -297,9 +300,30 @@ def _quantise_edge(
     """scale * (Requantise(q) - zero); the levels are those of value/scale + zero, or of the value alone."""
     s, z = _express_parameters(walk, value, scale, zero)
     y = _express_levels(walk, value, scale, zero) if is_scaled else value.expr
-    return walk.builder.requantise(
-        node, value, y, levels, lambda q: (q - z) * s if np.any(zero) else q * s, single_zero(zero)
-    )
+
+    def dequantise(q: Expr) -> Expr:
+        return (q - z) * s if np.any(zero) else q * s
+
+    builder = walk.builder
+    one_scale = scale.size == 1 and zero.size == 1
+    moves = find_moves(y, value.edge, builder.producer, lambda edge: builder.edges[edge].shape) if one_scale else []
+    if not moves:
+        return builder.requantise(node, value, y, levels, dequantise, single_zero(zero))
+    source = Live(moves[0].op.inputs[0], _undo(value.expr, moves))
+    found = builder.requantise(node, source, _undo(y, moves), levels, dequantise, single_zero(zero))
+    found = Live(found.edge, found.expr.map_constants(lambda part: part.reshape(())))  # whatever the rank
+    builder.trace.births.setdefault(found.edge, Birth(node.outputs[0], found.expr, tuple(moves)))
+    for move in moves:
+        name = builder.unique(move.op.name)
+        found = Live(builder.emit(replace(move.op, name=name, inputs=(found.edge,), output=name)), found.expr)
+    return found
+
+
+def _undo(expr: Expr, moves: list[Move]) -> Expr:
+    """The function with its constants where they are before the moves."""
+    for move in reversed(moves):
+        expr = expr.map_constants(move.undo_constant)
+    return expr
 
 
 def _quantise_on_host(

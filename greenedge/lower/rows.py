@@ -73,10 +73,10 @@ def _require_one_grid(walk: Walk, value: Live) -> tuple[Fraction, int]:
     return scale.item(), int(zero.item())
 
 
-def mask_logits(walk: Walk, value: Live | Masked, added: Array) -> Masked | None:
+def mask_logits(walk: Walk, node: Node, value: Live | Masked, added: Array) -> Masked | None:
     """What adding a constant to logits means, where it holds nothing but 0 and numbers that must not count; None for
-    any other constant."""
-    if not np.all((added == 0) | (added <= _MASKED)) or not np.any(added <= _MASKED):
+    any other constant, and where no layer reads what a softmax makes of it."""
+    if not np.all((added == 0) | (added <= _MASKED)) or not np.any(added <= _MASKED) or not _reaches_layer(walk, node):
         return None
     shape = walk.edge_shape(value.live if isinstance(value, Masked) else value)
     seen = walk.builder.param((added == 0).astype(np.int64), shape, "a mask")
@@ -90,13 +90,20 @@ def where(walk: Walk, node: Node, args: Args) -> Value:
     condition, first, second = args
     if isinstance(condition, Constant):
         kept = first if np.all(condition.array) else second if not np.any(condition.array) else None
-        if isinstance(kept, (Live, Masked)):
+        if isinstance(kept, (Live, Masked)) and _widens_nothing(walk, kept, args):
             return kept
         for value, other, seen in ((first, second, condition.array != 0), (second, first, condition.array == 0)):
             if isinstance(value, (Live, Masked)) and isinstance(other, Constant) and np.all(other.array <= _MASKED):
-                masked = mask_logits(walk, value, np.where(seen, 0.0, -np.inf))
-                return value if masked is None else masked
+                masked = mask_logits(walk, node, value, np.where(seen, 0.0, -np.inf))
+                if masked is not None:
+                    return masked
     return walk.fold_all(node, args, has_form=False)[0]
+
+
+def _widens_nothing(walk: Walk, kept: Value, args: Args) -> bool:
+    """Whether a choice has the shape of the tensor that it takes."""
+    shapes = [walk.shape_of(value) for value in args if value is not None]
+    return np.broadcast_shapes(*shapes) == walk.shape_of(kept)
 
 
 def softmax(walk: Walk, node: Node, args: Args) -> Value:
@@ -105,8 +112,6 @@ def softmax(walk: Walk, node: Node, args: Args) -> Value:
     value = args[0]
     live, seen = (value.live, freeze(value.seen)) if isinstance(value, Masked) else (value, None)
     if not isinstance(live, Live) or not _reaches_layer(walk, node):
-        if seen is not None:
-            raise _masked_end()
         return walk.fold_all(node, args, has_form=False)[0]
     shape = walk.edge_shape(live)
     _require_last_axis(node, shape, -1)
@@ -127,15 +132,6 @@ def softmax(walk: Walk, node: Node, args: Args) -> Value:
         walk.builder.trace.births[out] = Birth(unit.quantiser.outputs[0], expr)
         walk.builder.trace.defined.add(out)
     return Live(out, expr)
-
-
-def _masked_end() -> Refused:
-    return Refused(
-        ReasonKind.UNSUPPORTED_ORDER,
-        "a masked softmax that no layer reads",
-        "the last softmax is computed by the host, from all logits",
-        "mask on the host",
-    )
 
 
 @dataclass(frozen=True)

@@ -131,9 +131,10 @@ class Normalise(Op):
         n, square = self._write_row(nodes, edge)
         root, unit = self._write_root(nodes, square, row, edge)
         # a Div truncates: the dividend is moved above 0 by a multiple of the divisor
-        half = nodes.node("Div", [unit, nodes.constant("two", 2)], "half", row)
-        offset = nodes.node("Mul", [unit, nodes.constant("most", most)], "offset", row)
-        moved = nodes.node("Add", [half, offset], "moved", row)
+        place = row if self.table is not None else (1,) * len(row)
+        half = nodes.node("Div", [unit, nodes.constant("two", 2)], "half", place)
+        offset = nodes.node("Mul", [unit, nodes.constant("most", most)], "offset", place)
+        moved = nodes.node("Add", [half, offset], "moved", place)
         dividend = nodes.node("Add", [nodes.node("Mul", [n, root], "product", full), moved], "dividend", full)
         quotient = nodes.node("Div", [dividend, unit], "quotient", full)
         z = nodes.node("Sub", [quotient, nodes.constant("most", most)], "norm", full)
@@ -159,7 +160,9 @@ class Normalise(Op):
         """The tensors of R and of 2^shift."""
         if self.table is None:
             quotient = nodes.node("Div", [nodes.constant("constant", self.constant), square], "inverse", row)
-            return nodes.write_isqrt(quotient, row), nodes.constant("divisor", [1 << self.shift])
+            return nodes.write_isqrt(quotient, row), nodes.constant(
+                "divisor", np.full((1,) * (len(row) + 1), 1 << self.shift)
+            )
         limits = [MANTISSAS << (2 * k) for k in range(26) if MANTISSAS << (2 * k) <= self.largest_square(edge)]
         half = nodes.count_reached(square, limits, row)
         quarter = nodes.look_up([4**k for k in range(len(limits) + 1)], half, "quarter", row)

@@ -15,6 +15,7 @@ from greenedge.graph.ops.onnx_writer import OnnxWriter
 
 _FEW_DIFFERENCES = 1 << 10  # entries of a table that stands alone; longer ones are two
 _MOST_BITS = 20
+_EACH_BITS = 15  # of two tables, whose product stays within 31 bits
 _LARGEST = 1 << 31  # numerators and denominators stay below: every runtime has integers of 32 bits
 
 
@@ -29,10 +30,9 @@ def make_exponential_tables(scale: float, levels: int, bits: int) -> tuple[Ints,
     table = make_exponentials(scale, levels, bits)
     if len(table) <= _FEW_DIFFERENCES:
         return table, None
-    step = 1 << ((len(table) - 1).bit_length() + 1) // 2
+    bits, step = min(bits, _EACH_BITS), 1 << ((len(table) - 1).bit_length() + 1) // 2
     table = make_exponentials(scale * step, -(-levels // step), bits)
-    fine_bits = _LARGEST.bit_length() - 2 - bits
-    return table, make_exponentials(scale, step, fine_bits)
+    return table, make_exponentials(scale, step, _EACH_BITS)
 
 
 def choose_table_bits(unit: int, per: int, length: int) -> int:
