@@ -210,7 +210,7 @@ class Walk:
 
     def _example(self, value: Value) -> Array:
         """An array with the tensor's shape and type; its values where it is constant."""
-        if isinstance(value, Live):
+        if isinstance(value, (Live, Masked)):
             return np.zeros(self.shape_of(value), np.float32)
         if isinstance(value, Host):
             return value.example

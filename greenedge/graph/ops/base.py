@@ -124,6 +124,11 @@ class Op:
         unless the operation is defined by integers of its own. `xs` are integers, batch first."""
         return 0.0
 
+    def bound_levels(self, xs: Sequence[Array]) -> Range:
+        """(lowest, highest) level to which a float32 execution of that real function may round; asked of operations
+        whose output has levels of the model."""
+        raise NotImplementedError(self.kind)
+
     def inner_magnitude(self, edges: Sequence[Edge]) -> int:
         """Largest absolute integer on the way to the output of `write_onnx`, where it may be larger than the output's;
         `edges` are the inputs'."""

@@ -49,7 +49,8 @@ class MatMul(Op):
             return product
         reach = [edge.magnitude + abs(zero) for edge, zero in zip(edges, self.zeros, strict=True)]
         exact = choose_exact_type(self.depth * reach[0] * reach[1])
-        return np.matmul(a.astype(exact), b.astype(exact)).astype(np.int64)
+        sums: Array = np.matmul(a.astype(exact), b.astype(exact)).astype(np.int64)
+        return sums
 
     def execute_magnitudes(self, xs: Sequence[Floats]) -> Floats:
         """The magnitudes count from the real zeros already."""

@@ -123,14 +123,24 @@ class Softmax(Op):
         return np.zeros_like(xs[0])
 
     def bound_deviation(self, xs: Sequence[Array]) -> Floats:
-        """Of p from softmax in units: half for its rounding; an exponential is off by a half (by two with fine tables),
-        and so is each of the n in Z; the unit by its rounding, and float32 by a few of its own."""
-        e, lost, unit = self._exponentials(xs[0]), 0.5 if self.fine is None else 2.0, self.unit / self.per
+        """Of p from softmax in units: half for its rounding, and what `_measure` says."""
+        off: Floats = 0.5 + self._measure(xs[0])[1]
+        return off
+
+    def bound_levels(self, xs: Sequence[Array]) -> Range:
+        real, off = self._measure(xs[0])
+        low, high = (np.minimum(np.floor(real + sign * off + 0.5).astype(np.int64), self.most) for sign in (-1, 1))
+        return low, high
+
+    def _measure(self, x: Array) -> tuple[Floats, Floats]:
+        """(softmax in units, before it is rounded; how far that is from the real one at most): an exponential is off by
+        a half (by two with fine tables), and so is each of the n in Z; the unit by its rounding, and float32 by a few
+        of its own."""
+        e, lost, unit = self._exponentials(x), 0.5 if self.fine is None else 2.0, self.unit / self.per
         total, count = e.sum(axis=-1, keepdims=True).astype(np.float64), e.shape[-1]
         of_tables = lost * (1 + count * e / total) / (total - lost * count).clip(1)
         of_unit = (0.5 / self.unit if self.per > 1 else 0.0) * e / total
-        off: Floats = 0.5 + unit * (of_tables + of_unit + 2.0**-20)
-        return off
+        return unit * e / total, unit * (of_tables + of_unit + 2.0**-20)
 
     def inner_magnitude(self, edges: Sequence[Edge]) -> int:
         largest = int(self.table.max())

@@ -74,6 +74,13 @@ def possible_levels(op: Requantise, trace: Trace, x: Ints, error: Floats) -> Ran
     return _levels_within(trace.quantised[op.output], x, error)
 
 
+def find_possible(op: Op, trace: Trace, values: Mapping[str, Array], errors: Mapping[str, Array]) -> Range:
+    """(lowest, highest) level that a float32 execution may give for an operation whose levels are the model's."""
+    if isinstance(op, Requantise):
+        return possible_levels(op, trace, values[op.inputs[0]], errors[op.inputs[0]])
+    return op.bound_levels([values[e] for e in op.inputs])
+
+
 def _levels_within(quantised: Quantised, x: Ints, error: Floats) -> Range:
     """(lowest, highest) level of any real number that float32 may make of y(x), x known to within `error`."""
     y, bound = _evaluate(quantised, x, error)
@@ -131,8 +138,7 @@ def _differences(
         either = may_win(op, values[op.inputs[0]], errors[op.inputs[0]], got)
         lowest, highest = (np.where(either, pick(expected, got), expected) for pick in (np.minimum, np.maximum))
     elif op.output in trace.defined:
-        off = np.floor(op.bound_deviation([values[e] for e in op.inputs]) + 0.5).astype(np.int64)
-        lowest, highest = expected - off, expected + off
+        lowest, highest = op.bound_levels([values[e] for e in op.inputs])
     elif not isinstance(op, Requantise):  # an accumulator, read off a float by rounding to the nearest integer
         noise = np.floor(errors[op.output] + 0.5).astype(np.int64)
         lowest, highest = expected - noise, expected + noise
