@@ -8,7 +8,6 @@ LayerNormalization(scale*(q - zero))         →  gamma * Normalise(q) / 2^16 + 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -16,9 +15,10 @@ import numpy as np
 
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.source import Node
-from greenedge.graph import MatMul, Normalise, Softmax, freeze
+from greenedge.graph import MatMul, freeze
 from greenedge.graph.ops.base import Array, Shape
-from greenedge.graph.ops.softmax import choose_table_bits, make_exponential_tables
+from greenedge.graph.ops.normalise import NORM_BITS, define_norm
+from greenedge.graph.ops.softmax import define_softmax
 from greenedge.lower.builder import QUANTISE_IN_FILE, Birth
 from greenedge.lower.expr import Const, Var
 from greenedge.lower.rounding import integer_range
@@ -28,8 +28,6 @@ from greenedge.lower.walk import Args, Rule, Silent, Walk
 _FINE_UNIT = 1 << 12  # of a softmax that no quantiser reads
 _PARTS = 1 << 6  # of a level, to which the unit of a softmax is rounded
 _SAME_UNIT = 2.0**-20  # how far a scale may be from 1 / unit where float32 wrote it
-_NORM_BITS = 16  # fraction bits of a norm
-_ROOT_BITS = 31  # of a norm and its shift together: their square stays within 2^62
 _MASKED = -1e4  # what exporters add to a logit that must not count, or less
 _LAYERS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 
@@ -123,10 +121,8 @@ def softmax(walk: Walk, node: Node, args: Args) -> Value:
             ReasonKind.UNSUPPORTED_SCALE, "a negative scale", "logits rise with their levels", "turn the weights round"
         )
     unit = _choose_unit(walk, node)
-    bits = choose_table_bits(unit.unit, unit.per, shape[-1])
-    table, fine = make_exponential_tables(float(scale), edge.levels, bits)
-    name = walk.builder.unique(node)
-    out = walk.builder.emit(Softmax(name, (live.edge,), name, table, fine, unit.unit, unit.per, unit.most, seen))
+    name, parts = walk.builder.unique(node), (unit.unit, unit.per, unit.most)
+    out = walk.builder.emit(define_softmax(name, live.edge, float(scale), edge.levels, shape[-1], *parts, seen))
     expr = Var() * Const.of(np.array(unit.scale, dtype=object))
     if unit.quantiser is not None:
         walk.builder.trace.births[out] = Birth(unit.quantiser.outputs[0], expr)
@@ -226,19 +222,11 @@ def _normalise(walk: Walk, node: Node, args: Args, norm: str) -> Value:
     _require_last_axis(node, shape, -1)
     value = walk.builder.materialise(node, value)
     scale, zero = _require_one_grid(walk, value)
-    count = shape[-1]
-    weight = count if norm == "rms" else count * count
-    epsilon = Fraction(float(np.float32(node.attrs.get("epsilon", 1e-5)))) * weight / scale**2
-    share = count if norm == "rms" else 1  # n / sqrt(D) is the norm by sqrt(N), or the norm itself
-    both = (2 * _ROOT_BITS - (share - 1).bit_length()) // 2
     name = walk.builder.unique(node)
-    op = Normalise(
-        name, (value.edge,), name, norm, zero, math.floor(epsilon + Fraction(1, 2)), share << (2 * both),
-        both - _NORM_BITS, None,
-    )  # fmt: skip
-    edge = walk.builder.emit(op)
+    epsilon = node.attrs.get("epsilon", 1e-5)
+    edge = walk.builder.emit(define_norm(name, value.edge, norm, shape[-1], scale, zero, epsilon))
     sign = 1 if scale > 0 else -1
-    expr = Var() * Const.of(np.array(Fraction(sign, 1 << _NORM_BITS), dtype=object))
+    expr = Var() * Const.of(np.array(Fraction(sign, 1 << NORM_BITS), dtype=object))
     gamma, beta = (_read_gain(walk, args[k], shape) if len(args) > k else None for k in (1, 2))
     if gamma is not None:
         expr = expr * gamma

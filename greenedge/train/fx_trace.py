@@ -15,8 +15,15 @@ def trace_network(model: nn.Module, name: str) -> fx.GraphModule:
     """The network as a torch.fx.GraphModule that shares its modules. Raises UnsupportedError where it has no graph."""
     import torch.fx
 
+    from greenedge.train.attention import AttentionCore, spell_out
+
+    class Tracer(torch.fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return isinstance(m, AttentionCore) or super().is_leaf_module(m, module_qualified_name)
+
     try:
-        return torch.fx.symbolic_trace(model)
+        model = spell_out(model)
+        return torch.fx.GraphModule(model, Tracer().trace(model), type(model).__name__)
     except (TypeError, torch.fx.proxy.TraceError) as error:
         reason = Reason(
             type(model).__name__,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +17,20 @@ from greenedge.graph.ops.onnx_writer import OnnxWriter
 
 MANTISSAS = 1 << 10  # entries of a table: the first ten bits of the row's square
 LARGEST_CONSTANT = 1 << 62
+
+
+NORM_BITS = 16  # fraction bits of a norm without a table
+_ROOT_BITS = 31  # those and the shift together: their square stays within 2^62
+
+
+def define_norm(name: str, source: str, norm: str, count: int, scale: Fraction, zero: int, epsilon: float) -> Normalise:
+    """The norm of rows of `count` integers that are worth `scale` each, counted from `zero`: z / 2^NORM_BITS is the
+    real one."""
+    weight, share = (count, count) if norm == "rms" else (count * count, 1)
+    inside = Fraction(float(np.float32(epsilon))) * weight / scale**2
+    both = (2 * _ROOT_BITS - (share - 1).bit_length()) // 2
+    whole = math.floor(inside + Fraction(1, 2))
+    return Normalise(name, (source,), name, norm, zero, whole, share << (2 * both), both - NORM_BITS, None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,6 +49,15 @@ def _reach(unit: int, per: int, length: int) -> int:
     return 2 * (unit + per * length)
 
 
+def define_softmax(
+    name: str, source: str, scale: float, levels: int, length: int, unit: int, per: int, most: int, mask: Ints | None
+) -> Softmax:
+    """The softmax of rows of `length` logits, each one of `levels` that are worth `scale`; the rest as Softmax has
+    it."""
+    table, fine = make_exponential_tables(scale, levels, choose_table_bits(unit, per, length))
+    return Softmax(name, (source,), name, table, fine, unit, per, most, mask)
+
+
 @dataclass(frozen=True, eq=False)
 class Softmax(Op):
     """p[..., i] = min((2 * unit * e[i] + per * Z) // (2 * per * Z), most) along the last axis, where Z is the sum of e,
