@@ -36,13 +36,14 @@ class ModelSettings:
 
 
 def load_data(settings: DataSettings) -> Data:
-    """Images as patches (16, 4) of raw pixel values 0…16; the network's 4-bit input quantiser maps them to 0…15."""
+    """Images as patches (16, 4) of pixels from 0 to 1 in sixteenths, which the network's 4-bit input quantiser takes as
+    0…15."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)
     x_train, x_test, y_train, y_test = train_test_split(
-        cut_patches(images.astype(np.float32).reshape(-1, SIDE, SIDE)),
+        cut_patches(images.astype(np.float32).reshape(-1, SIDE, SIDE) / 16),
         labels.astype(np.int64),
         test_size=settings.test,
         random_state=settings.seed,
