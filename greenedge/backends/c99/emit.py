@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greenedge.backends.c99.code_builder import CodeBuilder, Text, place
-from greenedge.backends.c99.initialisers import RULES
 from greenedge.backends.c99.memory_plan import Code, Program
+from greenedge.backends.c99.rows import RULES
 from greenedge.errors import Reason
 from greenedge.graph import Graph, graph_digest, run_graph
 from greenedge.graph.ops.base import Ints

@@ -177,3 +177,90 @@ void ge_fill(uint32_t size, ge_code code, int32_t level, void *y) {
     ge_sink sink = {code, 0};
     for (uint32_t i = 0; i < size; i++) put(&sink, y, i, level);
 }
+
+void ge_matmul(const ge_matmul_layer *l, const void *a, const void *b, void *y) {
+    uint32_t i = 0;
+    for (uint32_t matrix = 0; matrix < l->matrices; matrix++) {
+        uint32_t left = matrix * l->m * l->k, right = matrix * l->k * l->n;
+        for (uint32_t m = 0; m < l->m; m++, left += l->k) {
+            for (uint32_t n = 0; n < l->n; n++) {
+                int32_t sum = 0;
+                for (uint32_t k = 0; k < l->k; k++) {
+                    int32_t u = get(l->from[0], a, left + k) - l->zero[0];
+                    sum += u * (get(l->from[1], b, right + k * l->n + n) - l->zero[1]);
+                }
+                put(&l->sink, y, i++, sum);
+            }
+        }
+    }
+}
+
+static uint32_t exponential(const ge_softmax_layer *l, uint32_t d) {
+    if (!l->fine) return d < l->table_size ? (uint32_t)l->table[d] : 0;
+    if (d / l->fine_size >= l->table_size) return 0;
+    uint32_t e = (uint32_t)l->table[d / l->fine_size] * (uint32_t)l->fine[d % l->fine_size];
+    return (e + (1u << l->fine_bits >> 1)) >> l->fine_bits;
+}
+
+void ge_softmax(const ge_softmax_layer *l, const void *x, void *y) {
+    for (uint32_t row = 0, i = 0; row < l->rows; row++, i += l->length) {
+        int32_t largest = INT32_MIN;
+        uint32_t total = 0;
+        for (uint32_t k = i; k < i + l->length; k++) {
+            int32_t v = get(l->from, x, k);
+            if (v > largest && (!l->mask || l->mask[k % l->mask_size])) largest = v;
+        }
+        for (uint32_t k = i; k < i + l->length; k++) {
+            if (!l->mask || l->mask[k % l->mask_size]) total += exponential(l, (uint32_t)(largest - get(l->from, x, k)));
+        }
+        total *= l->per;
+        for (uint32_t k = i; k < i + l->length; k++) {
+            int seen = !l->mask || l->mask[k % l->mask_size];
+            uint32_t e = seen ? exponential(l, (uint32_t)(largest - get(l->from, x, k))) : 0;
+            uint32_t level = (2 * l->unit * e + total) / (2 * total);
+            put(&l->sink, y, k, (int32_t)(level < l->most ? level : l->most));
+        }
+    }
+}
+
+/* The whole part of the square root, bit by bit. */
+static int64_t whole_root(int64_t v) {
+    int64_t root = 0, bit = (int64_t)1 << 62;
+    while (bit > v) bit >>= 2;
+    for (; bit; bit >>= 2) {
+        int64_t next = root + bit;
+        root >>= 1;
+        if (v >= next) {
+            v -= next;
+            root += bit;
+        }
+    }
+    return root;
+}
+
+void ge_norm(const ge_norm_layer *l, const void *x, void *y) {
+    for (uint32_t row = 0, i = 0; row < l->rows; row++, i += l->length) {
+        int64_t total = 0, square = 0, scale = l->layer ? (int64_t)l->length : 1, root;
+        for (uint32_t k = i; k < i + l->length; k++) {
+            int64_t v = (int64_t)get(l->from, x, k) - (l->layer ? 0 : l->zero);
+            total += v;
+            square += v * v;
+        }
+        if (l->layer) square = scale * square - total * total;
+        else total = l->zero;
+        square += l->epsilon;
+        if (square < 1) square = 1;
+        uint8_t shift = l->shift;
+        if (l->table) {
+            int64_t mantissa = square;
+            for (; mantissa >= 1024; shift++) mantissa >>= 2;
+            root = l->table[mantissa];
+        } else {
+            root = whole_root(l->constant / square);
+        }
+        for (uint32_t k = i; k < i + l->length; k++) {
+            int64_t n = scale * get(l->from, x, k) - total;
+            put(&l->sink, y, k, (int32_t)shifted(n * root + ((int64_t)1 << (shift - 1)), shift));
+        }
+    }
+}
