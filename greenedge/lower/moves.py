@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from greenedge.graph import Op, Reshape, Transpose
+from greenedge.graph import Op
 from greenedge.graph.ops.base import Array, Shape
 from greenedge.lower.expr import Expr
 from greenedge.lower.values import cut_constant_axes
@@ -24,9 +24,7 @@ class Move:
 
     def undo(self, values: Array) -> Array:
         """Values (batch first) of shape `after`, where they were before."""
-        if isinstance(self.op, Transpose):
-            return values.transpose(0, *(1 + int(axis) for axis in np.argsort(self.op.perm)))
-        return values.reshape(len(values), *self.before)
+        return self.op.undo(values, self.before)
 
     def undo_constant(self, part: Array) -> Array:
         """The same of a constant that broadcasts against `after`."""
@@ -41,7 +39,7 @@ def find_moves(y: Expr, edge: str, producer: Callable[[str], Op], shape: Callabl
     moves: list[Move] = []
     while count_axes(y) > 1:
         op = producer(edge)
-        if not isinstance(op, (Reshape, Transpose)):
+        if not op.permutes:
             return []
         move = Move(op, shape(op.inputs[0]), shape(op.output))
         y, edge = y.map_constants(move.undo_constant), op.inputs[0]

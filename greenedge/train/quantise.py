@@ -239,7 +239,7 @@ class _Placer:
         """A norm of levels of its own, and one quantiser for all that read it."""
         from greenedge.train.attention import IntNorm
 
-        levels = make_quantiser(self.settings.add_bits, True, self.settings)
+        levels: Any = make_quantiser(self.settings.add_bits, True, self.settings)
         levels.return_quant_tensor = True
         path = _path_of(node)
         self._replace(node, path, IntNorm(levels, module), node.args)

@@ -103,7 +103,7 @@ def make_int_softmax(settings: QuantiseSettings, mask: torch.Tensor | None, make
 
     from greenedge.train.attention import IntSoftmax
 
-    logits = make(_LOGIT_BITS, True, settings)
+    logits: Any = make(_LOGIT_BITS, True, settings)  # Brevitas has no types
     logits.return_quant_tensor = True
     shares = make(_SHARE_BITS, False, settings, scaling_impl_type=ScalingImplType.CONST, scaling_init=1.0)
     return IntSoftmax(logits, shares, mask)

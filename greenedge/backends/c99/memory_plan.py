@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from greenedge.graph import Edge, Graph, Normalise, Op, Requantise, Reshape
+from greenedge.graph import Edge, Graph, Op, Requantise, Reshape
 
 _ALIGN = 4
 _FARTHEST = (1 << 15) - 1  # an offset is an int16_t
@@ -91,7 +91,7 @@ def plan_memory(graph: Graph) -> Program:
 def _fusible_step(graph: Graph, op: Op) -> Requantise | None:
     """The requantiser that alone reads the sums which `op` writes."""
     readers = graph.consumers(op.output)
-    if (op.accumulates or isinstance(op, Normalise)) and len(readers) == 1 and not graph.needs_storage(op.output):
+    if (op.accumulates or op.needs_step) and len(readers) == 1 and not graph.needs_storage(op.output):
         return next(step for step in graph.requantisers if step is readers[0])
     return None
 

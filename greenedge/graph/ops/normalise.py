@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -44,6 +44,8 @@ class Normalise(Op):
     (MANTISSAS entries, for runtimes without divisions of 64 bits) h is the least with D // 4^h < MANTISSAS,
     R = table[D // 4^h], and `shift` is h more.
     """
+
+    needs_step: ClassVar[bool] = True
 
     norm: str
     zero: int

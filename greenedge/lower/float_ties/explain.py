@@ -68,7 +68,7 @@ def explain(graph: Graph, trace: Trace, observed: Mapping[str, Array]) -> list[D
     return differences
 
 
-def possible_levels(op: Requantise, trace: Trace, x: Ints, error: Floats) -> Range:
+def possible_levels(op: Op, trace: Trace, x: Ints, error: Floats) -> Range:
     """(lowest, highest) level that a float32 execution of the requantiser may give for each integer of x (batch
     first)."""
     return _levels_within(trace.quantised[op.output], x, error)
@@ -76,7 +76,7 @@ def possible_levels(op: Requantise, trace: Trace, x: Ints, error: Floats) -> Ran
 
 def find_possible(op: Op, trace: Trace, values: Mapping[str, Array], errors: Mapping[str, Array]) -> Range:
     """(lowest, highest) level that a float32 execution may give for an operation whose levels are the model's."""
-    if isinstance(op, Requantise):
+    if op.output in trace.quantised:
         return possible_levels(op, trace, values[op.inputs[0]], errors[op.inputs[0]])
     return op.bound_levels([values[e] for e in op.inputs])
 
