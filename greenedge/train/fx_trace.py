@@ -23,6 +23,11 @@ def trace_network(model: nn.Module, name: str) -> fx.GraphModule:
 
     try:
         model = spell_out(model)
+    except ValueError as error:
+        rule, cure = "other forms have no quantised one", "set these, or write the attention with Linear layers"
+        reason = Reason(type(model).__name__, ReasonKind.UNSUPPORTED_LAYER, str(error), rule, cure)
+        raise UnsupportedError(f"{name} cannot be quantised:", [reason]) from None
+    try:
         return torch.fx.GraphModule(model, Tracer().trace(model), type(model).__name__)
     except (TypeError, torch.fx.proxy.TraceError) as error:
         reason = Reason(

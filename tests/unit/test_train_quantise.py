@@ -174,10 +174,6 @@ def test_every_reason_is_given_at_once():
             super().__init__()
             self.fc, self.norm = nn.Linear(4, 4), nn.GroupNorm(1, 4)
             self.up = nn.Upsample(scale_factor=2, mode="bilinear")
-                nn.Linear(4, 4),
-                nn.GroupNorm(1, 4),
-                nn.Upsample(scale_factor=2, mode="bilinear"),
-            )
 
         def forward(self, x):
             return self.up(torch.exp(self.norm(self.fc(x))))
