@@ -120,11 +120,13 @@ def test_norms_by_tables_in_c(rng, tmp_path):
     graph, x = lowered_block(np.random.default_rng(7), tmp_path / "m.onnx")
     norms = [op for op in graph.ops if isinstance(op, Normalise)]
     assert norms, "the block has a norm"
-    table = {
-        op.name: dataclasses.replace(op, table=make_root_table(op.constant >> 20), shift=op.shift - 10) for op in norms
+    rows = {op.name: graph.edges[op.output].shape[-1] if op.norm == "rms" else 1 for op in norms}
+    tables = {
+        name: {"table": make_root_table(row << 24), "constant": row << 24, "shift": 4} for name, row in rows.items()
     }
-    ops = tuple(table.get(op.name, op) for op in graph.ops)
-    graph = widen(graph.replace_ops(ops))
+    ops = tuple(dataclasses.replace(op, **tables.get(op.name, {})) for op in graph.ops)
+    graph = dataclasses.replace(graph, ops=ops)
+    graph = widen(graph)
     module, graph = build("c99", graph, tmp_path / "b")
     keep = [op.output for op in graph.ops if op.inputs]
     expected, got = run_graph(graph, x, keep=keep), module.simulate(tmp_path / "b", x, keep)

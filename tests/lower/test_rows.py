@@ -3,6 +3,7 @@ them, and blocks of Brevitas layers against qonnx."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from fractions import Fraction
 
@@ -11,7 +12,7 @@ import pytest
 
 from greenedge.errors import Refused, UnsupportedError
 from greenedge.graph import Edge, MatMul, Normalise, Softmax, freeze, run_graph, verify_graph
-from greenedge.graph.ops.normalise import count_quarters, isqrt, make_root_table
+from greenedge.graph.ops.normalise import count_quarters, define_norm, fill_quarters, isqrt, make_root_table
 from greenedge.graph.ops.softmax import choose_table_bits, make_exponential_tables
 from greenedge.graph.qonnx import to_qonnx
 from greenedge.lower import lower_file
@@ -95,8 +96,7 @@ def test_what_is_masked_gets_nothing_and_is_no_maximum(rng):
 def _norm(kind: str, length: int, form: str, epsilon=3, zero=0) -> Normalise:
     share = length if kind == "rms" else 1
     if form == "root":
-        both = (62 - (share - 1).bit_length()) // 2
-        return Normalise("z", ("x",), "z", kind, zero, epsilon, share << (2 * both), both - 16, None)
+        return dataclasses.replace(define_norm("z", "x", kind, length, Fraction(1, 50), zero, 1e-5), epsilon=epsilon)
     constant = share << 24
     return Normalise("z", ("x",), "z", kind, zero, epsilon, constant, 4, make_root_table(constant))
 
@@ -116,8 +116,11 @@ def test_norms_are_their_definition_and_near_the_real_one(rng, kind, form):
         if square is None:
             square = length * sum(value * value for value in row) - sum(row) ** 2
         square, h = max(square + op.epsilon, 1), 0
-        root = math.isqrt(op.constant // square)
-        if op.table is not None:
+        if op.table is None:
+            while h < 30 and (op.constant // square) << (2 * (h + 1)) < 1 << 62:
+                h += 1
+            root = math.isqrt((op.constant // square) << (2 * h))
+        else:
             while square >> (2 * h) >= 1024:
                 h += 1
             root = int(op.table[square >> (2 * h)])
@@ -132,6 +135,8 @@ def test_roots_at_the_ends_of_what_they_hold():
     assert isqrt(np.array(values)).tolist() == [math.isqrt(value) for value in values]
     squares = [1, 1023, 1024, 4095, 4096, (1 << 60) - 1, 1 << 60]
     assert count_quarters(np.array(squares)).tolist() == [0, 0, 1, 1, 2, 25, 26]
+    quotients = [0, 1, 3, 4, (1 << 60) - 1, 1 << 60, 1 << 62]
+    assert fill_quarters(np.array(quotients)).tolist() == [30, 30, 30, 29, 1, 0, 0]
 
 
 def test_a_product_of_matrices_and_its_range(rng):

@@ -19,7 +19,8 @@ MANTISSAS = 1 << 10  # entries of a table: the first ten bits of the row's squar
 LARGEST_CONSTANT = 1 << 62
 
 
-NORM_BITS = 16  # fraction bits of a norm without a table
+NORM_BITS = 22  # fraction bits of a norm without a table: as fine as float32
+_MOST_QUARTERS = 30  # a quotient of 1 is shifted by so many times two bits
 _ROOT_BITS = 31  # those and the shift together: their square stays within 2^62
 
 
@@ -40,9 +41,9 @@ class Normalise(Op):
     kind 'rms'     n[i] = x[i] - zero,                 D = max(sum of n[i]^2 + epsilon, 1)
     kind 'layer'   n[i] = N * x[i] - sum of x,         D = max(N * sum of x^2 - (sum of x)^2 + epsilon, 1)
 
-    Without a table R = isqrt(constant // D), so z is n / sqrt(D) in units of 2^shift / sqrt(constant). With one
-    (MANTISSAS entries, for runtimes without divisions of 64 bits) h is the least with D // 4^h < MANTISSAS,
-    R = table[D // 4^h], and `shift` is h more.
+    z is n / sqrt(D) in units of 2^shift / sqrt(constant). Without a table R = isqrt((constant // D) * 4^h) with the
+    largest h (30 at most) that leaves this below 2^62; with one (MANTISSAS entries, for runtimes without divisions of
+    64 bits) R = table[D // 4^h] with the least h that leaves this below MANTISSAS. `shift` is h more.
     """
 
     needs_step: ClassVar[bool] = True
@@ -85,8 +86,18 @@ class Normalise(Op):
         return reach if self.norm == "rms" else (edge.shape[-1] - 1) * (edge.levels - 1)
 
     def largest_product(self, edge: Edge) -> int:
-        """What |n[i] * R| plus its rounding stays below."""
-        return self._largest_scaled(edge) + (1 << (self.shift + 31 if self.table is not None else self.shift))
+        """What |n[i] * R|, and the largest |z| in its place with a bit more, stay below."""
+        if self.table is None:
+            widest = self.most_quarters(edge)
+        else:
+            widest = (self.largest_square(edge).bit_length() + 1) // 2
+        scaled = self._largest_scaled(edge) + (2 << self.shift)
+        return max(self.largest_numerator(edge) << 31, (2 * scaled) << widest)
+
+    def most_quarters(self, edge: Edge) -> int:
+        """The largest h without a table, for an input like `edge`."""
+        least = max(1, self.constant // self.largest_square(edge))
+        return int(fill_quarters(np.array([least]))[0])
 
     def _largest_scaled(self, edge: Edge) -> int:
         """A bound on |n[i]| * R / 2^h. n[i]^2 is at most D, or (N - 1) * D for a layer norm: so is n[i]^2 * R^2 at most
@@ -100,7 +111,9 @@ class Normalise(Op):
     def execute(self, xs: Sequence[Array], edges: Sequence[Edge] | None) -> Array:
         n, square = self.split_row(np.asarray(xs[0], np.int64))
         if self.table is None:
-            root, shift = isqrt(self.constant // square), np.full_like(square, self.shift)
+            quotient = self.constant // square
+            half = fill_quarters(quotient)
+            root, shift = isqrt(quotient << (2 * half)), self.shift + half
         else:
             half = count_quarters(square)
             root, shift = self.table[square >> (2 * half)], self.shift + half
@@ -123,15 +136,15 @@ class Normalise(Op):
         return np.zeros_like(xs[0])
 
     def bound_deviation(self, xs: Sequence[Array]) -> Floats:
-        """Of z from the real norm in its unit: half for its rounding, what the root lost below (one of R, half of
-        constant // D's last place in it; a mantissa's width with a table), and rounding of float32."""
+        """Of z from the real norm in its unit: half for its rounding, what the root lost (half of the last place of
+        constant // D, of epsilon in D, the last of R; a mantissa's width with a table), and rounding of float32."""
         n, square = self.split_row(np.asarray(xs[0], np.int64))
         real = np.abs(n) * np.sqrt(self.constant / square.astype(np.float64)) / 2.0**self.shift
         if self.table is None:
-            lost = 2.0 / np.maximum(isqrt(self.constant // square), 1)
+            lost = 1.0 / np.maximum(self.constant // square, 1) + 0.25 / square + 2.0**-30
         else:
             lost = 1.0 / np.maximum(square >> (2 * count_quarters(square)), 1) + 1.0 / np.maximum(self.table.min(), 1)
-        off: Floats = 0.5 + real * (np.minimum(lost, 1.0) + 2.0**-18) + 2.0**-10
+        off: Floats = 0.5 + real * (np.minimum(lost, 1.0) + 2.0**-20) + 2.0**-10
         return off
 
     def inner_magnitude(self, edges: Sequence[Edge]) -> int:
@@ -148,10 +161,9 @@ class Normalise(Op):
         n, square = self._write_row(nodes, edge)
         root, unit = self._write_root(nodes, square, row, edge)
         # a Div truncates: the dividend is moved above 0 by a multiple of the divisor
-        place = row if self.table is not None else (1,) * len(row)
-        half = nodes.node("Div", [unit, nodes.constant("two", 2)], "half", place)
-        offset = nodes.node("Mul", [unit, nodes.constant("most", most)], "offset", place)
-        moved = nodes.node("Add", [half, offset], "moved", place)
+        half = nodes.node("Div", [unit, nodes.constant("two", 2)], "half_unit", row)
+        offset = nodes.node("Mul", [unit, nodes.constant("most", most)], "offset", row)
+        moved = nodes.node("Add", [half, offset], "moved", row)
         dividend = nodes.node("Add", [nodes.node("Mul", [n, root], "product", full), moved], "dividend", full)
         quotient = nodes.node("Div", [dividend, unit], "quotient", full)
         z = nodes.node("Sub", [quotient, nodes.constant("most", most)], "norm", full)
@@ -177,9 +189,13 @@ class Normalise(Op):
         """The tensors of R and of 2^shift."""
         if self.table is None:
             quotient = nodes.node("Div", [nodes.constant("constant", self.constant), square], "inverse", row)
-            return nodes.write_isqrt(quotient, row), nodes.constant(
-                "divisor", np.full((1,) * (len(row) + 1), 1 << self.shift)
-            )
+            most = self.most_quarters(edge)
+            limits = [1 << (62 - 2 * k) for k in range(1, most + 1)]
+            reached = nodes.count_reached(quotient, limits, row)
+            half = nodes.node("Sub", [nodes.constant("most_quarters", most), reached], "quarters", row)
+            quarter = nodes.look_up([4**k for k in range(most + 1)], half, "quarter", row)
+            root = nodes.write_isqrt(nodes.node("Mul", [quotient, quarter], "filled", row), row)
+            return root, nodes.look_up([1 << (self.shift + k) for k in range(most + 1)], half, "divisor", row)
         limits = [MANTISSAS << (2 * k) for k in range(26) if MANTISSAS << (2 * k) <= self.largest_square(edge)]
         half = nodes.count_reached(square, limits, row)
         quarter = nodes.look_up([4**k for k in range(len(limits) + 1)], half, "quarter", row)
@@ -199,6 +215,14 @@ def isqrt(values: Ints) -> Ints:
     root -= root * root > values  # float64 rounds to within one
     root += (root + 1) * (root + 1) <= values
     return root
+
+
+def fill_quarters(quotients: Ints) -> Ints:
+    """The largest h, 30 at most, with quotients * 4^h < 2^62."""
+    half = np.zeros_like(quotients)
+    for k in range(1, _MOST_QUARTERS + 1):
+        half += quotients < np.int64(1) << (62 - 2 * k)
+    return half
 
 
 def count_quarters(squares: Ints) -> Ints:

@@ -256,7 +256,9 @@ void ge_norm(const ge_norm_layer *l, const void *x, void *y) {
             for (; mantissa >= 1024; shift++) mantissa >>= 2;
             root = l->table[mantissa];
         } else {
-            root = whole_root(l->constant / square);
+            int64_t quotient = l->constant / square;
+            for (int h = 0; h < 30 && quotient < (int64_t)1 << 60; h++, shift++) quotient <<= 2;
+            root = whole_root(quotient);
         }
         for (uint32_t k = i; k < i + l->length; k++) {
             int64_t n = scale * get(l->from, x, k) - total;

@@ -120,8 +120,8 @@ typedef struct {
 } ge_softmax_layer;
 
 /* Rows of (n*R + 2^(shift-1)) >> shift: n = x - zero and D = sum of n^2, or (layer) n = length*x - sum of x and D =
- * length * sum of x^2 - (sum of x)^2; epsilon more, 1 at least. R = isqrt(constant / D), or table[D >> 2h], where h, by
- * which the shift grows, is the least with D >> 2h below 1024. */
+ * length * sum of x^2 - (sum of x)^2; epsilon more, 1 at least. R = isqrt((constant / D) << 2h) with the largest h up to
+ * 30 that leaves it below 2^62, or table[D >> 2h] with the least h that leaves it below 1024; the shift grows by h. */
 typedef struct {
     uint32_t rows, length;
     uint8_t layer, shift;

@@ -3,7 +3,7 @@ them, in float64 and int64, which ONNX Runtime computes exactly; the quantisers 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from greenedge.backends.int8.onnxruntime.onnx_builder import RULES, RUNTIME, Onn
 from greenedge.backends.int8.quant_params import encode_wide
 from greenedge.backends.int8.requirements import require_int32_sums, require_levels, require_readers
 from greenedge.errors import ReasonKind
-from greenedge.graph import Affine, MatMul, Normalise, Op, Requantise, Softmax
+from greenedge.graph import Affine, MatMul, Normalise, Op, Requantise, Softmax, Steps
 from greenedge.graph.lines import identity_step
 from greenedge.graph.ops.onnx_writer import OnnxWriter
 
@@ -60,15 +60,20 @@ def softmax(b: OnnxBuilder, op: Softmax) -> None:
 
 
 def require_exact_step(b: OnnxBuilder, step: Requantise) -> None:
-    """A step function that float64 computes, or a table that a file can hold."""
-    entries = step.channels * int((step.x_hi - step.x_lo).max() + 1)
+    """A step function that float64 computes, a table that a file can hold, or thresholds that are counted."""
+    entries = _count_entries(step)
     b.require(
-        _is_exact(step) or entries <= _MOST_ENTRIES,
-        f"a step function of {entries:,} values without multiplier, offset and shift",
+        _is_exact(step) or step.steps is not None or entries <= _MOST_ENTRIES,
+        f"a function of {entries:,} values that rises and falls",
         f"a table has at most {_MOST_ENTRIES:,} entries",
         "use a monotone activation such as ReLU, or fewer bits before it",
-        ReasonKind.NO_AFFINE_FORM,
+        ReasonKind.NOT_MONOTONE,
     )
+
+
+def _count_entries(step: Requantise) -> int:
+    """Of a table of all that may arrive."""
+    return step.channels * int((step.x_hi - step.x_lo).max() + 1)
 
 
 def _is_exact(step: Requantise) -> bool:
@@ -102,6 +107,8 @@ def write_step(b: OnnxBuilder, step: Requantise) -> None:
         x = b.node("Floor", [x], f"{name}/whole")
         ends = [b.constant(f"{name}/{part}", value, np.float64) for part, value in (("lo", step.lo), ("hi", step.hi))]
         x = b.node("Clip", [x, *ends], _result(name))
+    elif step.steps is not None and _count_entries(step) > _MOST_ENTRIES:
+        x = _count_thresholds(b, step, step.steps, x, constant)
     else:
         width = int((step.x_hi - step.x_lo).max() + 1)
         table = find_levels(step, step.x_lo[:, None] + np.arange(width))
@@ -111,6 +118,21 @@ def write_step(b: OnnxBuilder, step: Requantise) -> None:
         x = b.node("Gather", [b.constant(f"{name}/table", table.reshape(-1), np.float64), x], _result(name))
     _encode(b, name, x, (step.lo, step.hi))
     b.layers.append(exact_layer(step.name, b.graph.edges[name], "Floor", step.channels, KERNELS))
+
+
+def _count_thresholds(b: OnnxBuilder, step: Requantise, steps: Steps, x: str, constant: Callable[..., str]) -> str:
+    """hi less the thresholds that sign * x has not reached: compared with each, along an axis of their own."""
+    name, rank = step.output, len(b.graph.edges[step.output].shape) + 1
+    x = b.node("Mul", [x, constant("sign", np.broadcast_to(steps.sign, (step.channels,)))], f"{name}/signed")
+    last = b.constant(f"{name}/last", [rank], np.int64)
+    x = b.node("Unsqueeze", [x, last], f"{name}/wide_axis")
+    shape = [1] * rank + [steps.thresholds.shape[1]]
+    shape[step.axis + 1] = step.channels
+    thresholds = b.constant(f"{name}/thresholds", steps.thresholds.reshape(shape), np.float64)
+    below = b.node("Less", [x, thresholds], f"{name}/below")
+    below = b.node("Cast", [below], f"{name}/below_ones", to=11)
+    missed = b.node("ReduceSum", [below, last], f"{name}/missed", keepdims=0)
+    return b.node("Sub", [b.constant(f"{name}/top", step.hi, np.float64), missed], _result(name))
 
 
 def _store(b: OnnxBuilder, op: Op) -> None:
