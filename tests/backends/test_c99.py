@@ -282,6 +282,7 @@ def test_bare_machines_give_the_same_integers(rng, target, tmp_path, machine):
             "-Lport",
             "-T",
             script,
+            "ge_fast.c",
             "ge_kernels.c",
             "model.c",
             "selftest.c",

@@ -8,7 +8,7 @@ import numpy as np
 
 from greenedge.backends.c99.code_builder import INT32, RULES, CodeBuilder, choose_form
 from greenedge.backends.c99.data_movement import Copy, write_copy
-from greenedge.backends.c99.memory_plan import code_of
+from greenedge.backends.c99.tensor_code import code_of
 from greenedge.graph import (
     Add,
     ChannelAdd,

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from greenedge.backends.c99.run import compile_selftest, run_program
+from greenedge.backends.c99.run import SOURCES, compile_selftest, run_program
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.atomic_write import atomic_write
 
@@ -47,7 +47,7 @@ def _size(folder: Path, argv: tuple[str, ...]) -> dict[str, int] | None:
     if not (shutil.which(argv[0]) and shutil.which(sizer)):
         return None
     totals = [0, 0]
-    for source in ("ge_kernels.c", "model.c"):
+    for source in SOURCES:
         run_program(
             [*argv, "-Os", "-std=c99", "-ffreestanding", "-c", source, "-o", "size.o"],
             folder,
