@@ -2,9 +2,9 @@
 
     PYTHONPATH=. python benchmarks/mcu_kernels.py [--level=-O2] [--layers] [--only DS-CNN]
 
-The C99 packages of MLPerf Tiny's four networks (random weights, the published shapes) are compiled for a Cortex-M4 with
-its DSP instructions, the same in plain C (GE_PLAIN), and RV32IMAC, and run in qemu, which counts instructions and knows no
-cycles: SIMULATED, not measured. Every output integer of the golden samples is compared; a difference ends with status 1.
+The C99 packages of MLPerf Tiny's four networks (random weights, the published shapes) are compiled for a Cortex-M4
+with its DSP instructions, the same in plain C (GE_PLAIN), and RV32IMAC, and run in qemu, which counts instructions and
+knows no cycles: SIMULATED, not measured. Every output integer of the golden samples is compared; a difference ends with status 1.
 `general` is the same network with the fast kernels left out. What is missing is said and left out.
 """
 
@@ -18,10 +18,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mlperf_tiny import ds_cnn, autoencoder, mobilenet, resnet8
+from mlperf_tiny import autoencoder, ds_cnn, mobilenet, resnet8
 
 from greenedge.backends import c99
-from greenedge.backends.c99.emit import constant_bytes, package_files
+from greenedge.backends.c99.emit import package_files
 from greenedge.backends.c99.memory_plan import Program, plan_memory
 from greenedge.backends.c99.run import SOURCES
 from greenedge.graph import Graph

@@ -2,8 +2,8 @@
 
 Tools: a C compiler for this machine, which proves the package here; cross compilers where found, for the size of the
 code.
-Options: none. Files: model.h, model.c, ge_fast.*, ge_kernels.*, golden.h, selftest.*, port/ (host, bare Cortex-M and RISC-V),
-CMakeLists.txt, graph.* (what it was made from), selftest.json.
+Options: none. Files: model.h, model.c, ge_fast.*, ge_kernels.*, golden.h, selftest.*, port/ (host, bare Cortex-M and
+RISC-V), CMakeLists.txt, graph.* (what it was made from), selftest.json.
 """
 
 from __future__ import annotations

@@ -116,9 +116,7 @@ def _write_sum(b: CodeBuilder, form: FastForm) -> None:
     result = b.place(op.output)
     result = f"(int32_t *)(void *)({result})" if result.startswith("arena") else result
     bias = area * b.offset(op.inputs[0])
-    b.text.statements.append(
-        f"ge_fast_sum({channels}, {area}, {bias}, {_cast(b.place(op.inputs[0]))}, {result});"
-    )
+    b.text.statements.append(f"ge_fast_sum({channels}, {area}, {bias}, {_cast(b.place(op.inputs[0]))}, {result});")
 
 
 def _write_add(b: CodeBuilder, form: FastForm) -> None:
@@ -174,9 +172,7 @@ def _scaling_of(form: FastForm) -> Scaling:
 def _select(scaling: Scaling, first: int, count: int) -> Scaling:
     """The scaling of some channels."""
     part = slice(first, first + count)
-    return Scaling(
-        scaling.m[part], scaling.b[part], scaling.doublings[part], scaling.shift, scaling.lo, scaling.hi
-    )
+    return Scaling(scaling.m[part], scaling.b[part], scaling.doublings[part], scaling.shift, scaling.lo, scaling.hi)
 
 
 _WRITERS: dict[str, Callable[[CodeBuilder, FastForm], None]] = {

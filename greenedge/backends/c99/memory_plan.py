@@ -103,9 +103,7 @@ def _allocate(graph: Graph, calls: tuple[Call, ...], codes: dict[str, Code], roo
             last[roots[edge]] = k
     last |= {roots[edge]: len(calls) for edge, _ in copies}
     lives = {root: Lifetime(root, sizes[root], first[root], last[root]) for root in first if root not in buffers}
-    scratch = {
-        k: (f"scratch {k}", call.fast) for k, call in enumerate(calls) if call.fast and call.fast.scratch_bytes
-    }
+    scratch = {k: (f"scratch {k}", call.fast) for k, call in enumerate(calls) if call.fast and call.fast.scratch_bytes}
     extra = [Lifetime(name, form.scratch_bytes, k, k) for k, (name, form) in scratch.items()]
     owners = _share_places(calls, roots, lives)
     shared = place_in_arena([*_join_lives(lives, owners), *extra])
@@ -120,9 +118,7 @@ def _allocate(graph: Graph, calls: tuple[Call, ...], codes: dict[str, Code], roo
     return Program(graph, calls, codes, stored, tuple(copies), arena, places)
 
 
-def _share_places(
-    calls: tuple[Call, ...], roots: dict[str, str], lives: dict[str, Lifetime]
-) -> dict[str, str]:
+def _share_places(calls: tuple[Call, ...], roots: dict[str, str], lives: dict[str, Lifetime]) -> dict[str, str]:
     """{buffer: the buffer whose place it has}: the result of a kernel that may write over its input, where nobody reads
     that input later and the result is no larger."""
     owners = {root: root for root in lives}
