@@ -3,8 +3,9 @@
     PYTHONPATH=. python benchmarks/mcu_kernels.py [--level=-O2] [--layers] [--only DS-CNN]
 
 The C99 packages of MLPerf Tiny's four networks (random weights, the published shapes) are compiled for a Cortex-M4
-with its DSP instructions, the same in plain C (GE_PLAIN), and RV32IMAC, and run in qemu, which counts instructions and
-knows no cycles: SIMULATED, not measured. Every output integer of the golden samples is compared; a difference ends with status 1.
+with its DSP instructions, the same in plain C (GE_PLAIN), and RV32IMAC, and run in qemu, which counts instructions
+and knows no cycles: SIMULATED, not measured. Every output integer of the golden samples is compared; a difference
+ends with status 1.
 `general` is the same network with the fast kernels left out. What is missing is said and left out.
 """
 

@@ -97,8 +97,7 @@ def _find_conv(op: Conv, step: Requantise, edge: Edge, result: Edge) -> FastForm
     per_in = op.weight.shape[1]
     taps = per_in * kernel[0] * kernel[1]
     if kernel == strides == (1, 1) and not any(op.pads):
-        in_place = op.groups == 1 and op.channels <= per_in
-        return FastForm("conv", scaling, 24 * -(-taps // 4), in_place, "GE_TAPS_OF_A_PIXEL")
+        return FastForm("conv", scaling, 24 * -(-taps // 4), True, "GE_TAPS_OF_A_PIXEL")
     if _suits_3x3(kernel, strides, dilations, pads, size, out):
         return FastForm("conv", scaling, 16 * -(-(taps + 3 * (taps % 2)) // 4), False, "GE_TAPS_3X3")
     return FastForm("conv", scaling, 24 * -(-taps // 4), False, "GE_TAPS_IN_ORDER")
