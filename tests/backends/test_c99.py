@@ -10,6 +10,7 @@ import pytest
 from greenedge.backends import c99
 from greenedge.backends.c99 import memory_plan
 from greenedge.backends.c99.code_builder import choose_form
+from greenedge.backends.c99.cores import CORES, measure_core
 from greenedge.backends.c99.emit import find_reasons
 from greenedge.backends.c99.memory_plan import Lifetime, code_of, place_in_arena, plan_memory
 from greenedge.errors import ToolError
@@ -141,6 +142,7 @@ def test_the_report_says_where_the_package_is_and_what_it_takes(rng, target, tmp
     folder = built(net.graph(net.step(net.dense("x", 3), "u4")), target, tmp_path / "b")
     found = c99.report(folder)
     assert found["edge"]["bytes"] > 18 and found["edge"]["ram_bytes"] == 0  # one layer writes where the caller reads
+    assert [layer["kind"] for layer in found["edge"]["layers"]] == ["general"]
     assert found["notes"][0].startswith(
         "The package is the folder 4-build (README.md there). Its self-test on this machine: "
     )
@@ -322,6 +324,24 @@ def test_bare_machines_give_the_same_integers(rng, target, tmp_path, machine, la
     said = (run.stdout + run.stderr).split()
     assert run.returncode == 0 and said[said.index("differing") + 1] == "00000000", (run.stdout, run.stderr)
     assert said[said.index("hash") + 1] == said[said.index("expected") + 1]
+
+
+@pytest.mark.parametrize("core", [pytest.param("cortex_m4", marks=_ARM), pytest.param("rv32imac", marks=_RISCV)])
+def test_what_a_core_takes_is_counted(rng, target, tmp_path, core):
+    """Instructions of every call, stack and flash stand in the report; a package that computes something else fails."""
+    folder = built(fast_layers(rng), target, tmp_path / "b")
+    edge = c99.report(folder)["edge"]
+    counts = [layer[f"instructions_{core}"] for layer in edge["layers"]]
+    assert min(counts) > 50 and sum(counts) == edge[f"instructions_{core}"]
+    assert 100 < edge[f"stack_bytes_{core}"] < 2000 and edge["bytes"] < edge[f"flash_bytes_{core}"] < 40_000
+    assert "counted by an emulator that knows no cycles" in " ".join(c99.report(folder)["notes"])
+    golden = (folder / "golden.h").read_text()
+    head, tail = golden.split("golden_y0[GOLDEN_SAMPLES]", 1)
+    first = tail.split("{\n    {", 1)[1].split(",")[0]
+    changed = tail.replace("{\n    {" + first, "{\n    {" + str(1 - int(first)), 1)
+    (folder / "golden.h").write_text(head + "golden_y0[GOLDEN_SAMPLES]" + changed)
+    with pytest.raises(ToolError, match="ended with exit status 1|says: differs"):
+        measure_core(CORES[core], folder, len(counts))
 
 
 @pytest.mark.tool("cmake")
