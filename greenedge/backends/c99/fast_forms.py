@@ -97,7 +97,7 @@ def _find_conv(op: Conv, step: Requantise, edge: Edge, result: Edge) -> FastForm
     per_in = op.weight.shape[1]
     taps = per_in * kernel[0] * kernel[1]
     if kernel == strides == (1, 1) and not any(op.pads):
-        return FastForm("conv", scaling, 24 * -(-taps // 4), True, "GE_TAPS_OF_A_PIXEL")
+        return FastForm("conv", scaling, 16 * -(-taps // 4), True, "GE_TAPS_OF_A_PIXEL")
     if _suits_3x3(kernel, strides, dilations, pads, size, out):
         return FastForm("conv", scaling, 16 * -(-(taps + 3 * (taps % 2)) // 4), False, "GE_TAPS_3X3")
     return FastForm("conv", scaling, 24 * -(-taps // 4), False, "GE_TAPS_IN_ORDER")
@@ -131,7 +131,8 @@ def _find_dense(op: Dense, step: Requantise, edge: Edge, result: Edge) -> FastFo
     scaling = _scale_products(op.weight.T, step, code_of(edge), code_of(result))
     if scaling is None or (step.channels > 1 and step.axis != len(result.shape) - 1):
         return None
-    return FastForm("dense", scaling, 24 * -(-op.weight.shape[0] // 4))
+    column = 8 if edge.shape[:-1] in ((), (1,)) else 16
+    return FastForm("dense", scaling, column * -(-op.weight.shape[0] // 4))
 
 
 def _find_mean(op: SumPool, step: Requantise, edge: Edge, result: Edge) -> FastForm | None:

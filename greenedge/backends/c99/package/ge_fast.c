@@ -176,9 +176,13 @@ static void run_channels(const int32_t *w, const int32_t *column, uint32_t group
 }
 
 #if DSP
-/* Taps as bytes (the first pixel's at a, the second's at b) to the halfwords of a column. */
-static void expand(const int8_t *a, const int8_t *b, uint32_t groups, int two, int32_t *to) {
-    for (uint32_t g = 0; g < groups; g++, a += 4, b += 4) {
+/* Taps as bytes (the first pixel's at a, the second's at b) to the halfwords of a column; zeros behind the last. */
+static void expand(const int8_t *a, const int8_t *b, uint32_t taps, int two, int32_t *to) {
+    int8_t rest[8];
+    for (uint32_t i = 0; i < 4; i++) rest[i] = i < taps % 4 ? a[taps / 4 * 4 + i] : 0;
+    for (uint32_t i = 0; i < 4; i++) rest[4 + i] = two && i < taps % 4 ? b[taps / 4 * 4 + i] : 0;
+    for (uint32_t left = (taps + 3) / 4; left > 0; left--, a += 4, b += 4) {
+        if (left == 1 && taps % 4) a = rest, b = rest + 4;
         uint32_t u = word(a), v;
         if (!two) {
             *to++ = even(u), *to++ = odd(u);
@@ -191,19 +195,24 @@ static void expand(const int8_t *a, const int8_t *b, uint32_t groups, int two, i
 #endif
 
 /* Bytes of columns -> what multiply reads; in plain C the bytes are the column. */
-INLINE void finish(int8_t *bytes, uint32_t groups, int two, int32_t *column) {
+INLINE void finish(const int8_t *bytes, uint32_t groups, int two, int32_t *column) {
 #if DSP
-    expand(bytes, bytes + 4 * groups, groups, two, column);
+    expand(bytes, two ? bytes + 4 * groups : bytes, 4 * groups, two, column);
 #else
     (void)bytes, (void)groups, (void)two, (void)column;
 #endif
 }
 
 /* Where a column's bytes lie in the scratch: behind the halfwords, or all there is. */
-INLINE int8_t *bytes_in(void *scratch, uint32_t groups) { return (int8_t *)scratch + (DSP ? 16 * groups : 0); }
+INLINE int8_t *bytes_in(void *scratch, uint32_t groups, int two) {
+    return (int8_t *)scratch + (!DSP ? 0 : two ? 16 * groups : 8 * groups);
+}
 
-static void clear_rest(int8_t *bytes, uint32_t taps, uint32_t groups) {
-    for (uint32_t i = taps; i < 4 * groups; i++) bytes[i] = 0, bytes[4 * groups + i] = 0;
+static void clear_rest(int8_t *bytes, uint32_t taps, uint32_t groups, int two) {
+    for (uint32_t i = taps; i < 4 * groups; i++) {
+        bytes[i] = 0;
+        if (two) bytes[4 * groups + i] = 0;
+    }
 }
 
 /* The taps of output (oy, ox) as bytes, in order. */
@@ -230,29 +239,29 @@ static void gather(const ge_fast_conv_layer *l, const int8_t *x, int32_t oy, int
             }
 }
 
-/* Two neighbours in memory of every channel: the taps of a 1x1 kernel. */
-static void gather_pixel(const ge_fast_conv_layer *l, const int8_t *x, int32_t area, int two, uint32_t groups, int32_t *column, int8_t *bytes) {
+/* One pixel of every channel, or two neighbours in memory: the taps of a 1x1 kernel. */
+static void gather_pixel(const ge_fast_conv_layer *l, const int8_t *x, int32_t area, int two, uint32_t groups, int32_t *column) {
     uint32_t c = 0;
 #if DSP
-    int32_t *to = column;
-    for (; two && c + 4 <= l->in_c; c += 4, to += 4) {
+    for (; two && c + 4 <= l->in_c; c += 4, column += 4) {
         uint32_t p = halfword(x), q, r, s;
         x += area, q = halfword(x), x += area, r = halfword(x), x += area, s = halfword(x), x += area;
         p |= r << 16, q |= s << 16; /* (first, second) of taps 0 and 2, of taps 1 and 3 */
-        to[0] = even(p), to[1] = odd(p), to[2] = even(q), to[3] = odd(q);
+        column[0] = even(p), column[1] = odd(p), column[2] = even(q), column[3] = odd(q);
     }
-    if (c == l->in_c && two) return;
-    int8_t last[8]; /* fewer than 4 channels are left, or all of one pixel */
-    if (two) {
-        for (uint32_t i = 0; i < 4; i++) last[i] = 0, last[4 + i] = 0;
-        for (uint32_t i = 0; c + i < l->in_c; i++, x += area) last[i] = x[0], last[4 + i] = x[1];
-        expand(last, last + 4, 1, 1, to);
+    if (two) { /* fewer than 4 channels are left */
+        int8_t last[8];
+        uint32_t left = l->in_c - c;
+        for (uint32_t i = 0; i < left; i++, x += area) last[i] = x[0], last[4 + i] = x[1];
+        if (left) expand(last, last + 4, left, 1, column);
         return;
     }
 #endif
-    for (uint32_t i = 0; c < l->in_c; c++, i++, x += area) {
-        bytes[i] = x[0];
-        if (two) bytes[4 * groups + i] = x[1];
+    int8_t *bytes = bytes_in(column, groups, two);
+    clear_rest(bytes, l->in_c, groups, two);
+    for (; c < l->in_c; c++, x += area) {
+        bytes[c] = x[0];
+        if (two) bytes[4 * groups + c] = x[1];
     }
     finish(bytes, groups, two, column);
 }
@@ -390,15 +399,15 @@ void ge_fast_conv(const ge_fast_conv_layer *l, const int8_t *x, int8_t *y, void 
     uint32_t groups = (taps + 3) / 4;
     int32_t area = l->in_h * l->in_w, pixels = l->out_h * l->out_w;
     int32_t *column = scratch;
-    int8_t *bytes = bytes_in(scratch, groups);
+    int8_t *bytes = bytes_in(scratch, groups, 1);
     const int32_t *w = l->stream;
-    if (l->taps != GE_TAPS_3X3) clear_rest(bytes, taps, groups);
+    if (l->taps == GE_TAPS_IN_ORDER) clear_rest(bytes, taps, groups, 1);
     for (uint32_t g = 0; g < l->groups; g++) {
         int32_t oy = 0, ox = 0;
         for (int32_t i = 0; i < pixels; i += 2) {
             int two = i + 1 < pixels;
             place to = {y + i, y, 1, pixels};
-            if (l->taps == GE_TAPS_OF_A_PIXEL) gather_pixel(l, x + i, area, two, groups, column, bytes);
+            if (l->taps == GE_TAPS_OF_A_PIXEL) gather_pixel(l, x + i, area, two, groups, column);
             else if (l->taps == GE_TAPS_3X3) {
                 gather_3x3(l, x, oy, ox, groups, column);
                 if ((ox += 2) == l->out_w) ox = 0, oy++;
@@ -417,14 +426,17 @@ void ge_fast_conv(const ge_fast_conv_layer *l, const int8_t *x, int8_t *y, void 
 
 void ge_fast_dense(const ge_fast_dense_layer *l, const int8_t *x, int8_t *y, void *scratch) {
     uint32_t groups = (l->k + 3) / 4;
-    int8_t *bytes = bytes_in(scratch, groups);
-    clear_rest(bytes, l->k, groups);
     for (uint32_t v = 0; v < l->vectors; v += 2, x += 2 * l->k, y += 2 * l->m) {
         int two = v + 1 < l->vectors;
         place to = {y, y, (int32_t)l->m, 1};
+#if DSP
+        expand(x, two ? x + l->k : x, l->k, two, scratch);
+#else
+        int8_t *bytes = scratch;
+        clear_rest(bytes, l->k, groups, two);
         for (uint32_t i = 0; i < l->k; i++) bytes[i] = x[i];
         for (uint32_t i = 0; two && i < l->k; i++) bytes[4 * groups + i] = x[l->k + i];
-        finish(bytes, groups, two, scratch);
+#endif
         run_channels(l->stream, scratch, groups, l->m, &to, &l->range, two);
         if (!two) return;
     }

@@ -19,7 +19,9 @@ enum { GE_TAPS_IN_ORDER, GE_TAPS_OF_A_PIXEL, GE_TAPS_3X3 };
 
 /* Sizes of one group. stream: for every two output channels m m b b, then four weights of the one, four of the other,
  * and so on; four taps at a time, zeros after the last. b is its low and its high word. Taps lie in order
- * (channel, row, column); for GE_TAPS_3X3 see package `order_of_taps`. Scratch: 6 bytes a tap, taps rounded up to 4. */
+ * (channel, row, column); for GE_TAPS_3X3 two rows of the kernel at a time: the outer taps of the one at places 0 and 2,
+ * those of the other at 1 and 3, both middles at 4 and 6, and so on without a gap. Scratch, taps rounded up to 4: 6 bytes
+ * a tap for GE_TAPS_IN_ORDER, else 4. */
 typedef struct {
     uint16_t in_c, in_h, in_w, out_c, out_h, out_w;
     uint16_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, groups;
@@ -30,7 +32,8 @@ typedef struct {
     const int32_t *stream;
 } ge_fast_conv_layer;
 
-/* (vectors, k) to (vectors, m); the stream is that of a convolution. */
+/* (vectors, k) to (vectors, m); the stream is that of a convolution. Scratch: 2 bytes for each of k, rounded
+ * up to 4, and 4 where there are several vectors. */
 typedef struct {
     uint32_t vectors, k, m;
     ge_range range;
