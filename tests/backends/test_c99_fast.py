@@ -78,7 +78,8 @@ def mixed(rng):
     rows = net.step(net.dense(tall, 3, 8), "u8")
     big = net.step(net.concat(d, d), "u4", axis=0, per_channel=False)
     raw = net.sum_pool(a, (7, 6))
-    return net, [net.step(net.dense(h, 3, 1), "u1"), rows, big, raw]
+    pools = [net.max_pool(a, (2, 2)), net.max_pool(d, (3, 2), (2, 1), (1, 1, 2, 0))]
+    return net, [net.step(net.dense(h, 3, 1), "u1"), rows, big, raw, *pools]
 
 
 def chart(program) -> set[tuple[str, str]]:
@@ -121,7 +122,16 @@ def test_layers_in_a_row(rng, target, tmp_path, form):
     net, outputs = mixed(rng)
     graph = fit_affine_forms(net.graph(*outputs))
     program = plan_memory(graph)
-    assert {kernel for kernel, _ in chart(program)} == {"conv", "depthwise", "add", "mean", "sum", "dense", "map"}
+    assert {kernel for kernel, _ in chart(program)} == {
+        "conv",
+        "depthwise",
+        "add",
+        "mean",
+        "sum",
+        "max",
+        "dense",
+        "map",
+    }
     run_selftest(write_package(graph, target, tmp_path), *FORMS[form])
 
 

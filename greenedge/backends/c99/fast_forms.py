@@ -6,13 +6,14 @@ general kernel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from greenedge.backends.c99.scaling import Scaling, find_scaling
 from greenedge.backends.c99.tensor_code import Code, code_of
-from greenedge.graph import Add, Conv, Dense, Edge, Graph, Op, Requantise, Steps, SumPool
+from greenedge.graph import Add, Conv, Dense, Edge, Graph, MaxPool, Op, Requantise, Steps, SumPool
 from greenedge.graph.ops.base import Ints
 
 _STORED = 128  # the largest magnitude of a code
@@ -39,6 +40,9 @@ def find_form(graph: Graph, op: Op, step: Requantise | None) -> FastForm | None:
         return None
     if isinstance(op, Requantise):
         return _find_map(graph, op, edges[0])
+    if isinstance(op, MaxPool):
+        same = step is None and code_of(edges[0]) == code_of(graph.edges[op.output])
+        return FastForm("max", None) if same else None
     if step is None:
         return _find_sum(graph, op, edges) if isinstance(op, SumPool) else None
     result = graph.edges[step.output]
@@ -55,7 +59,7 @@ def find_form(graph: Graph, op: Op, step: Requantise | None) -> FastForm | None:
     return None
 
 
-def plane_sizes(values: tuple[int, ...], missing: int) -> tuple[int, int]:
+def plane_sizes(values: Sequence[int], missing: int) -> tuple[int, int]:
     """Two spatial values; a 1-d layer is an image of one row."""
     first, second = values if len(values) == 2 else (missing, *values)
     return int(first), int(second)

@@ -15,8 +15,9 @@ from greenedge.backends.c99.fast_forms import (
     plane_sizes,
     tabulate_codes,
 )
+from greenedge.backends.c99.initialisers import describe_geometry
 from greenedge.backends.c99.scaling import Scaling
-from greenedge.graph import Add, Conv, Dense, Requantise
+from greenedge.graph import Add, Conv, Dense, MaxPool, Requantise
 from greenedge.graph.ops.base import Ints
 
 
@@ -28,24 +29,15 @@ def write_fast_call(b: CodeBuilder, form: FastForm) -> None:
 def _write_conv(b: CodeBuilder, form: FastForm) -> None:
     op, scaling = b.call.op, _scaling_of(form)
     assert isinstance(op, Conv)
-    (in_c, *size), (out_c, *out) = b.source(op).shape, b.graph.edges[op.output].shape
-    kernel, n = plane_sizes(op.kernel, 1), len(op.kernel)
-    order = order_of_taps(form, in_c // op.groups, kernel)
+    in_c, out_c = b.source(op).shape[0], op.channels
+    order = order_of_taps(form, in_c // op.groups, plane_sizes(op.kernel, 1))
     flat, per_out = op.weight.reshape(out_c, -1), out_c // op.groups
     streams = [
         pack_stream(flat[c : c + per_out], order, _select(scaling, c, per_out)) for c in range(0, out_c, per_out)
     ]
     fields: dict[str, object] = {"in_c": in_c // op.groups, "out_c": per_out}
-    for name, values, missing in (
-        ("in", size, 1),
-        ("out", out, 1),
-        ("kernel", op.kernel, 1),
-        ("stride", op.strides, 1),
-        ("dilation", op.dilations, 1),
-    ):
-        fields |= dict(zip((f"{name}_h", f"{name}_w"), plane_sizes(tuple(values), missing), strict=True))
-    top, left = plane_sizes(op.pads[:n], 0)
-    fields |= {"groups": op.groups, "pad_top": top, "pad_left": left, "pad": op.pad_value - b.offset(op.inputs[0])}
+    fields |= describe_geometry(b, op, op.kernel, op.strides, op.dilations, op.pads)
+    fields |= {"groups": op.groups, "pad": op.pad_value - b.offset(op.inputs[0])}
     fields |= {"taps": form.taps, "range": scaling.range, "stream": _write_stream(b, np.concatenate(streams))}
     b.text.record("ge_fast_conv_layer", b.name, fields)
     _add_statement(b, form)
@@ -107,6 +99,17 @@ def _write_mean(b: CodeBuilder, form: FastForm) -> None:
         "stream": _write_stream(b, stream),
     }
     b.text.record("ge_fast_mean_layer", b.name, fields)
+    _add_statement(b, form)
+
+
+def _write_max(b: CodeBuilder, form: FastForm) -> None:
+    op = b.call.op
+    assert isinstance(op, MaxPool)
+    edge = b.source(op)
+    fields: dict[str, object] = {"channels": edge.shape[0]}
+    fields |= describe_geometry(b, op, op.kernel, op.strides, op.steps, op.pads)
+    fields |= {"lowest": edge.lo - b.offset(op.inputs[0])}
+    b.text.record("ge_fast_max_layer", b.name, fields)
     _add_statement(b, form)
 
 
@@ -180,6 +183,7 @@ _WRITERS: dict[str, Callable[[CodeBuilder, FastForm], None]] = {
     "dense": _write_dense,
     "depthwise": _write_depthwise,
     "mean": _write_mean,
+    "max": _write_max,
     "sum": _write_sum,
     "add": _write_add,
     "map": _write_map,

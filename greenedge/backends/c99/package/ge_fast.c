@@ -548,6 +548,26 @@ void ge_fast_sum(uint32_t channels, uint32_t area, int32_t bias, const int8_t *x
     for (; channels > 0; channels--, x += area) *y++ = summed(x, area) + bias;
 }
 
+/* A row of results takes one tap of every window after the other. */
+void ge_fast_max(const ge_fast_max_layer *l, const int8_t *x, int8_t *y) {
+    int32_t w = l->in_w, out_w = l->out_w, step = l->stride_w;
+    for (uint32_t c = l->channels; c > 0; c--, x += l->in_h * w) {
+        for (int32_t oy = 0; oy < l->out_h; oy++, y += out_w) {
+            int32_t row = oy * l->stride_h - l->pad_top;
+            for (int32_t ox = 0; ox < out_w; ox++) y[ox] = l->lowest;
+            for (int32_t ky = l->kernel_h; ky > 0; ky--, row += l->dilation_h) {
+                if (row < 0 || row >= l->in_h) continue;
+                for (int32_t kx = 0; kx < l->kernel_w; kx++) {
+                    int32_t column = kx * l->dilation_w - l->pad_left, ox = 0;
+                    while (column < 0) column += step, ox++;
+                    for (const int8_t *p = x + row * w; ox < out_w && column < w; ox++, column += step)
+                        if (p[column] > y[ox]) y[ox] = p[column];
+                }
+            }
+        }
+    }
+}
+
 INLINE void add(const ge_fast_add_layer *l, const int8_t *a, const int8_t *b, int8_t *y, int whole) {
     int32_t p = l->factor[0], q = l->factor[1], m = l->step[0];
     int64_t addend = wide(l->step + 1);

@@ -56,6 +56,14 @@ typedef struct {
     const int32_t *stream;
 } ge_fast_mean_layer;
 
+/* The largest of each window; padding never wins: `lowest` is the lowest code. */
+typedef struct {
+    uint16_t channels, in_h, in_w, out_h, out_w;
+    uint16_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
+    int16_t pad_top, pad_left;
+    int8_t lowest;
+} ge_fast_max_layer;
+
 /* factor[0]*x + factor[1]*y, element by element; step: m, b. */
 typedef struct {
     uint32_t size;
@@ -67,6 +75,7 @@ void ge_fast_conv(const ge_fast_conv_layer *layer, const int8_t *x, int8_t *y, v
 void ge_fast_dense(const ge_fast_dense_layer *layer, const int8_t *x, int8_t *y, void *scratch);
 void ge_fast_depthwise(const ge_fast_depthwise_layer *layer, const int8_t *x, int8_t *y, void *scratch);
 void ge_fast_mean(const ge_fast_mean_layer *layer, const int8_t *x, int8_t *y);
+void ge_fast_max(const ge_fast_max_layer *layer, const int8_t *x, int8_t *y);
 void ge_fast_sum(uint32_t channels, uint32_t area, int32_t bias, const int8_t *x, int32_t *y); /* of each plane */
 void ge_fast_add(const ge_fast_add_layer *layer, const int8_t *a, const int8_t *b, int8_t *y);
 void ge_fast_map(uint32_t size, const int8_t *table, const int8_t *x, int8_t *y); /* y = table[x + 128] */
