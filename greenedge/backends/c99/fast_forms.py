@@ -23,13 +23,12 @@ _MOST_PLANE = (1 << 16) - 4
 
 @dataclass(frozen=True)
 class FastForm:
-    """kernel: the part of its name behind ge_fast_; `taps` names a convolution's order of taps."""
+    """kernel: the part of its name behind ge_fast_; plane: rows and bytes of a depthwise layer's scratch."""
 
     kernel: str
     scaling: Scaling | None
     scratch_bytes: int = 0
     in_place: bool = False
-    taps: str = ""
     plane: tuple[int, int] = (0, 0)
 
 
@@ -101,10 +100,10 @@ def _find_conv(op: Conv, step: Requantise, edge: Edge, result: Edge) -> FastForm
     per_in = op.weight.shape[1]
     taps = per_in * kernel[0] * kernel[1]
     if kernel == strides == (1, 1) and not any(op.pads):
-        return FastForm("conv", scaling, 16 * -(-taps // 4), True, "GE_TAPS_OF_A_PIXEL")
+        return FastForm("conv_1x1", scaling, 16 * -(-taps // 4), True)
     if _suits_3x3(kernel, strides, dilations, pads, size, out):
-        return FastForm("conv", scaling, 16 * -(-(taps + 3 * (taps % 2)) // 4), False, "GE_TAPS_3X3")
-    return FastForm("conv", scaling, 24 * -(-taps // 4), False, "GE_TAPS_IN_ORDER")
+        return FastForm("conv_3x3", scaling, 16 * -(-(taps + 3 * (taps % 2)) // 4))
+    return FastForm("conv", scaling, 24 * -(-taps // 4), in_place=False)
 
 
 def _plane(
@@ -186,11 +185,11 @@ def tabulate_codes(op: Requantise, source: Code, result: Code) -> Ints:
 def order_of_taps(form: FastForm, channels: int, kernel: tuple[int, int]) -> list[int]:
     """Which weight of (channel, row, column) stands at each place of the stream; -1: a zero.
 
-    GE_TAPS_3X3: two rows of the kernel at a time (of one channel or of neighbours) are three pairs: the outer taps of
+    conv_3x3: two rows of the kernel at a time (of one channel or of neighbours) are three pairs: the outer taps of
     the one, those of the other, and both middles. Two pairs are four places: 0 and 2, then 1 and 3.
     """
     taps = channels * kernel[0] * kernel[1]
-    if form.taps != "GE_TAPS_3X3":
+    if form.kernel != "conv_3x3":
         return [*range(taps), *[-1] * (-taps % 4)]
     pairs: list[tuple[int, int]] = []
     for row in range(0, 3 * channels, 2):

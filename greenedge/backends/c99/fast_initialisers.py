@@ -38,7 +38,7 @@ def _write_conv(b: CodeBuilder, form: FastForm) -> None:
     fields: dict[str, object] = {"in_c": in_c // op.groups, "out_c": per_out}
     fields |= describe_geometry(b, op, op.kernel, op.strides, op.dilations, op.pads)
     fields |= {"groups": op.groups, "pad": op.pad_value - b.offset(op.inputs[0])}
-    fields |= {"taps": form.taps, "range": scaling.range, "stream": _write_stream(b, np.concatenate(streams))}
+    fields |= {"range": scaling.range, "stream": _write_stream(b, np.concatenate(streams))}
     b.text.record("ge_fast_conv_layer", b.name, fields)
     _add_statement(b, form)
 
@@ -180,6 +180,8 @@ def _select(scaling: Scaling, first: int, count: int) -> Scaling:
 
 _WRITERS: dict[str, Callable[[CodeBuilder, FastForm], None]] = {
     "conv": _write_conv,
+    "conv_1x1": _write_conv,
+    "conv_3x3": _write_conv,
     "dense": _write_dense,
     "depthwise": _write_depthwise,
     "mean": _write_mean,

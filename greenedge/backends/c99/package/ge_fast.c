@@ -393,22 +393,24 @@ static void gather_3x3(const ge_fast_conv_layer *l, const int8_t *x, int32_t oy,
 #endif
 }
 
-void ge_fast_conv(const ge_fast_conv_layer *l, const int8_t *x, int8_t *y, void *scratch) {
+typedef enum { IN_ORDER, OF_A_PIXEL, OF_3X3 } taps_of;
+
+INLINE void convolve(const ge_fast_conv_layer *l, const int8_t *x, int8_t *y, void *scratch, taps_of kind) {
     uint32_t taps = (uint32_t)l->kernel_h * l->kernel_w * l->in_c;
-    if (l->taps == GE_TAPS_3X3) taps += 3 * (taps % 2); /* a row without weights makes the number of rows even */
+    if (kind == OF_3X3) taps += 3 * (taps % 2); /* a row without weights makes the number of rows even */
     uint32_t groups = (taps + 3) / 4;
     int32_t area = l->in_h * l->in_w, pixels = l->out_h * l->out_w;
     int32_t *column = scratch;
     int8_t *bytes = bytes_in(scratch, groups, 1);
     const int32_t *w = l->stream;
-    if (l->taps == GE_TAPS_IN_ORDER) clear_rest(bytes, taps, groups, 1);
+    if (kind == IN_ORDER) clear_rest(bytes, taps, groups, 1);
     for (uint32_t g = 0; g < l->groups; g++) {
         int32_t oy = 0, ox = 0;
         for (int32_t i = 0; i < pixels; i += 2) {
             int two = i + 1 < pixels;
             place to = {y + i, y, 1, pixels};
-            if (l->taps == GE_TAPS_OF_A_PIXEL) gather_pixel(l, x + i, area, two, groups, column);
-            else if (l->taps == GE_TAPS_3X3) {
+            if (kind == OF_A_PIXEL) gather_pixel(l, x + i, area, two, groups, column);
+            else if (kind == OF_3X3) {
                 gather_3x3(l, x, oy, ox, groups, column);
                 if ((ox += 2) == l->out_w) ox = 0, oy++;
             } else {
@@ -422,6 +424,19 @@ void ge_fast_conv(const ge_fast_conv_layer *l, const int8_t *x, int8_t *y, void 
         }
         x += (int32_t)l->in_c * area, y += (int32_t)l->out_c * pixels, w += (l->out_c + 1u) / 2 * (6 + 2 * groups);
     }
+}
+
+/* Apart, so that a linker leaves out what a model has not. */
+void ge_fast_conv(const ge_fast_conv_layer *l, const int8_t *x, int8_t *y, void *scratch) {
+    convolve(l, x, y, scratch, IN_ORDER);
+}
+
+void ge_fast_conv_1x1(const ge_fast_conv_layer *l, const int8_t *x, int8_t *y, void *scratch) {
+    convolve(l, x, y, scratch, OF_A_PIXEL);
+}
+
+void ge_fast_conv_3x3(const ge_fast_conv_layer *l, const int8_t *x, int8_t *y, void *scratch) {
+    convolve(l, x, y, scratch, OF_3X3);
 }
 
 void ge_fast_dense(const ge_fast_dense_layer *l, const int8_t *x, int8_t *y, void *scratch) {

@@ -15,19 +15,18 @@ typedef struct {
     uint8_t shift, whole;
 } ge_range;
 
-enum { GE_TAPS_IN_ORDER, GE_TAPS_OF_A_PIXEL, GE_TAPS_3X3 };
-
 /* Sizes of one group. stream: for every two output channels m m b b, then four weights of the one, four of the other,
  * and so on; four taps at a time, zeros after the last. b is its low and its high word. Taps lie in order
- * (channel, row, column); for GE_TAPS_3X3 two rows of the kernel at a time: the outer taps of the one at places 0 and 2,
- * those of the other at 1 and 3, both middles at 4 and 6, and so on without a gap. Scratch, taps rounded up to 4: 6 bytes
- * a tap for GE_TAPS_IN_ORDER, else 4. */
+ * (channel, row, column); for ge_fast_conv_3x3 two rows of the kernel at a time: the outer taps of the one at places 0
+ * and 2, those of the other at 1 and 3, both middles at 4 and 6, and so on without a gap. Scratch, taps rounded up to 4:
+ * 6 bytes a tap for ge_fast_conv, 4 for the others.
+ * ge_fast_conv_1x1: stride 1, no padding. ge_fast_conv_3x3: stride_w 1 or 2, no dilation, out_w even, in_w at least 4, at
+ * most one column of padding on each side. */
 typedef struct {
     uint16_t in_c, in_h, in_w, out_c, out_h, out_w;
     uint16_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, groups;
     int16_t pad_top, pad_left;
     int8_t pad;
-    uint8_t taps;
     ge_range range;
     const int32_t *stream;
 } ge_fast_conv_layer;
@@ -72,6 +71,8 @@ typedef struct {
 } ge_fast_add_layer;
 
 void ge_fast_conv(const ge_fast_conv_layer *layer, const int8_t *x, int8_t *y, void *scratch);
+void ge_fast_conv_1x1(const ge_fast_conv_layer *layer, const int8_t *x, int8_t *y, void *scratch);
+void ge_fast_conv_3x3(const ge_fast_conv_layer *layer, const int8_t *x, int8_t *y, void *scratch);
 void ge_fast_dense(const ge_fast_dense_layer *layer, const int8_t *x, int8_t *y, void *scratch);
 void ge_fast_depthwise(const ge_fast_depthwise_layer *layer, const int8_t *x, int8_t *y, void *scratch);
 void ge_fast_mean(const ge_fast_mean_layer *layer, const int8_t *x, int8_t *y);
