@@ -103,22 +103,61 @@ void ge_conv_transpose(const ge_conv_transpose_layer *l, int16_t offset, const v
     }
 }
 
+/* Which taps of a window meet the tensor: the first of n, and the one behind the last. */
+static void meet(int32_t at, uint16_t dilation, uint16_t n, uint16_t size, uint32_t *first, uint32_t *end) {
+    *first = 0, *end = n;
+    if (at >= 0 && at + (n - 1) * dilation < size) return;
+    while (*first < n && at + (int32_t)*first * dilation < 0) ++*first;
+    *end = *first;
+    while (*end < n && at + (int32_t)*end * dilation < size) ++*end;
+}
+
+/* The largest or the sum of a window's codes; `down` and `right` lead to the next one, `best` is what there is before. */
+static int32_t largest(const int8_t *x, uint32_t rows, uint32_t columns, uint32_t down, uint32_t right, int32_t best) {
+    for (; rows > 0; rows--, x += down) {
+        const int8_t *p = x;
+        for (uint32_t n = columns; n > 0; n--, p += right) best = *p > best ? *p : best;
+    }
+    return best;
+}
+
+static int32_t summed(const int8_t *x, uint32_t rows, uint32_t columns, uint32_t down, uint32_t right) {
+    int32_t sum = 0;
+    for (; rows > 0; rows--, x += down) {
+        const int8_t *p = x;
+        for (uint32_t n = columns; n > 0; n--, p += right) sum += *p;
+    }
+    return sum;
+}
+
+/* The same of 32-bit values: the sum with `pad`, or the largest beside it. */
+static int32_t wide_window(const int32_t *x, uint32_t rows, uint32_t columns, uint32_t down, uint32_t right, int32_t pad, int max) {
+    int32_t result = pad;
+    for (; rows > 0; rows--, x += down) {
+        const int32_t *p = x;
+        for (uint32_t n = columns; n > 0; n--, p += right) result = !max ? result + *p : *p > result ? *p : result;
+    }
+    return result;
+}
+
 void ge_pool(const ge_pool_layer *l, const void *x, void *y) {
-    uint32_t i = 0;
+    uint32_t i = 0, top, bottom, left, right, taps = (uint32_t)l->kernel_h * l->kernel_w;
+    uint32_t down = (uint32_t)l->dilation_h * l->in_w, area = (uint32_t)l->in_h * l->in_w;
+    int32_t offset = l->from.wide ? 0 : l->from.offset;
     for (uint32_t c = 0; c < l->channels; c++) {
         for (int32_t oy = 0; oy < l->out_h; oy++) {
-            for (int32_t ox = 0; ox < l->out_w; ox++) {
-                int32_t result = l->max ? l->pad : 0, row = oy * l->stride_h - l->pad_top;
-                for (uint32_t ky = 0; ky < l->kernel_h; ky++, row += l->dilation_h) {
-                    int32_t column = ox * l->stride_w - l->pad_left;
-                    for (uint32_t kx = 0; kx < l->kernel_w; kx++, column += l->dilation_w) {
-                        int here = row >= 0 && row < l->in_h && column >= 0 && column < l->in_w;
-                        if (l->max && !here) continue;
-                        int32_t v = here ? get(l->from, x, (c * l->in_h + (uint32_t)row) * l->in_w + (uint32_t)column) : l->pad;
-                        if (!l->max) result += v;
-                        else if (v > result) result = v;
-                    }
-                }
+            int32_t row = oy * l->stride_h - l->pad_top, column = -l->pad_left;
+            meet(row, l->dilation_h, l->kernel_h, l->in_h, &top, &bottom);
+            uint32_t line = c * area + (uint32_t)(row + (int32_t)top * l->dilation_h) * l->in_w;
+            for (int32_t ox = 0; ox < l->out_w; ox++, column += l->stride_w) {
+                meet(column, l->dilation_w, l->kernel_w, l->in_w, &left, &right);
+                uint32_t rows = bottom - top, columns = right - left;
+                uint32_t at = line + (uint32_t)(column + (int32_t)left * l->dilation_w);
+                int32_t result = l->max ? l->pad : l->pad * (int32_t)(taps - rows * columns);
+                if (rows == 0 || columns == 0) at = 0; /* a window of padding alone points to nothing */
+                if (l->from.wide) result = wide_window((const int32_t *)x + at, rows, columns, down, l->dilation_w, result, l->max);
+                else if (l->max) result = largest((const int8_t *)x + at, rows, columns, down, l->dilation_w, result - offset) + offset;
+                else result += summed((const int8_t *)x + at, rows, columns, down, l->dilation_w) + offset * (int32_t)(rows * columns);
                 put(&l->sink, y, i++, result);
             }
         }
@@ -158,8 +197,21 @@ void ge_copy(const ge_copy_layer *l, const void *x, void *y) {
     uint32_t at[GE_DIMS]; /* set one by one: compilers make a call of memset from anything shorter */
     at[0] = 0, at[1] = 0, at[2] = 0, at[3] = 0, at[4] = 0, at[5] = 0;
     int32_t from = 0, to = (int32_t)l->to_start;
+    int is_plain = !l->sink.step && !l->from.wide && !l->sink.code.wide;
+    int32_t shift = l->from.offset - l->sink.code.offset, inner_from = l->from_stride[GE_DIMS - 1];
+    int32_t inner_to = l->to_stride[GE_DIMS - 1];
     for (;;) {
-        put(&l->sink, y, (uint32_t)to, get(l->from, x, (uint32_t)from));
+        if (is_plain) {
+            const int8_t *p = (const int8_t *)x + from;
+            int8_t *q = (int8_t *)y + to;
+            *q = (int8_t)(*p + shift);
+            for (uint32_t left = l->size[GE_DIMS - 1] - 1; left > 0; left--) {
+                p += inner_from, q += inner_to;
+                *q = (int8_t)(*p + shift);
+            }
+            at[GE_DIMS - 1] = l->size[GE_DIMS - 1] - 1;
+            from += inner_from * (int32_t)at[GE_DIMS - 1], to += inner_to * (int32_t)at[GE_DIMS - 1];
+        } else put(&l->sink, y, (uint32_t)to, get(l->from, x, (uint32_t)from));
         int d = GE_DIMS - 1; /* the next element: the last index runs fastest */
         while (d >= 0 && ++at[d] == l->size[d]) {
             at[d] = 0;
