@@ -156,6 +156,22 @@ def widen(graph):
     return wide
 
 
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_curve_behind_a_product(rng, tmp_path, name):
+    """A function that falls and rises is a table of all sums that can occur."""
+    m = Model((1, 4, 4)).quant(0.25, 4)
+    y = m.node("MatMul", m.tensor).tensor
+    gate = m.node("Sigmoid", source=y).tensor
+    m.node("Mul", gate, source=y).quant(0.05, 8).dense(4, 3).quant(0.25, 8)
+    graph = lower_file(m.save(tmp_path / "m.onnx")).graph
+    assert [op for op in graph.requantisers if op.steps is None]
+    x = rng.integers(-8, 8, (200, 4, 4))
+    module, graph = build(name, graph, tmp_path / "b")
+    keep = [op.output for op in graph.ops if op.inputs]
+    expected, got = run_graph(graph, x, keep=keep), module.simulate(tmp_path / "b", x, keep)
+    assert all(np.array_equal(values, expected[edge]) for edge, values in got.items())
+
+
 @pytest.mark.parametrize("what", ["table", "mask"])
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_wrong_softmax_is_seen(tmp_path, name, what):

@@ -261,6 +261,21 @@ def test_a_square_that_others_read_stays_what_it_is(tmp_path):
         lower_file(m.save(tmp_path / "m.onnx"))
 
 
+def test_an_attention_with_the_sequence_first(rng, tmp_path):
+    """The batch moves behind the sequence and is merged with the heads: (L, 1, D) → (L, heads, d) → (heads, L, d)."""
+    m = Model((1, 6, 8)).quant(0.25, 4)
+    x = m.node("Transpose", perm=[1, 0, 2]).tensor
+    m.node("Reshape", m.constant([6, 2, 4], np.int64))
+    heads = m.node("Transpose", perm=[1, 0, 2]).tensor
+    m.node("Transpose", source=heads, perm=[0, 2, 1])
+    m.node("MatMul", m.tensor, source=heads).quant(0.5, 8)
+    m.node("Softmax", axis=2).quant(1 / 255, 8, signed=0).node("MatMul", heads).quant(0.25, 4)
+    m.node("Transpose", perm=[1, 0, 2]).node("Reshape", m.constant([6, 1, 8], np.int64))
+    m.node("Concat", x, axis=2).node("Transpose", perm=[1, 0, 2]).dense(16, 3).quant(0.5, 8)
+    lowered = lower_file(m.save(tmp_path / "m.onnx"))
+    _compare_with_qonnx(lowered, tmp_path / "m.onnx", rng.normal(0, 1, (20, 6, 8)).astype(np.float32))
+
+
 @pytest.mark.parametrize(
     "build, said",
     [

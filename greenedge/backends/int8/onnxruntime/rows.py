@@ -164,6 +164,7 @@ class _EdgeWriter(OnnxWriter):
 
     def __init__(self, b: OnnxBuilder) -> None:
         self.b, self.graph, self.kind = b, b.graph, np.float64
+        self._levels: dict[str, str] = {}  # edges that are decoded: an operation may read one twice
 
     def constant(self, name: str, values: ArrayLike, dtype: str | None = None, kind: DTypeLike | None = None) -> str:
         return self.b.constant(name, np.asarray(values), kind or self.kind)
@@ -182,6 +183,8 @@ class _EdgeWriter(OnnxWriter):
             return tensor
         if tensor in self.b.exact:
             return _result(tensor)
-        wide = self.b.node("Cast", [tensor], f"{reader}/{tensor}/wide", to=11)
-        offset = self.b.constant(f"{reader}/{tensor}/zero", find_stored_offset(self.b.codes[tensor]), np.float64)
-        return self.b.node("Sub", [wide, offset], f"{reader}/{tensor}/level")
+        if tensor not in self._levels:
+            wide = self.b.node("Cast", [tensor], f"{reader}/{tensor}/wide", to=11)
+            offset = self.b.constant(f"{reader}/{tensor}/zero", find_stored_offset(self.b.codes[tensor]), np.float64)
+            self._levels[tensor] = self.b.node("Sub", [wide, offset], f"{reader}/{tensor}/level")
+        return self._levels[tensor]
