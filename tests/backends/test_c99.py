@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from greenedge.backends import c99
-from greenedge.backends.c99 import memory_plan
+from greenedge.backends.c99 import cores, memory_plan
 from greenedge.backends.c99.code_builder import choose_form
 from greenedge.backends.c99.cores import CORES, measure_core
 from greenedge.backends.c99.emit import find_reasons
@@ -327,7 +328,7 @@ def test_bare_machines_give_the_same_integers(rng, target, tmp_path, machine, la
 
 
 @pytest.mark.parametrize("core", [pytest.param("cortex_m4", marks=_ARM), pytest.param("rv32imac", marks=_RISCV)])
-def test_what_a_core_takes_is_counted(rng, target, tmp_path, core):
+def test_what_a_core_takes_is_counted(rng, target, tmp_path, core, monkeypatch):
     """Instructions of every call, stack and flash stand in the report; a package that computes something else fails."""
     folder = built(fast_layers(rng), target, tmp_path / "b")
     edge = c99.report(folder)["edge"]
@@ -335,6 +336,11 @@ def test_what_a_core_takes_is_counted(rng, target, tmp_path, core):
     assert min(counts) > 50 and sum(counts) == edge[f"instructions_{core}"]
     assert 100 < edge[f"stack_bytes_{core}"] < 2000 and edge["bytes"] < edge[f"flash_bytes_{core}"] < 40_000
     assert "counted by an emulator that knows no cycles" in " ".join(c99.report(folder)["notes"])
+    flash = {"flash_bytes": edge[f"flash_bytes_{core}"]}
+    assert measure_core(replace(CORES[core], script="port/none.ld"), folder, len(counts)) == flash  # no such memory
+    with monkeypatch.context() as patched:
+        patched.setattr(cores, "_EMULATE_S", 0.001)
+        assert measure_core(CORES[core], folder, len(counts)) == flash
     golden = (folder / "golden.h").read_text()
     head, tail = golden.split("golden_y0[GOLDEN_SAMPLES]", 1)
     first = tail.split("{\n    {", 1)[1].split(",")[0]

@@ -6,14 +6,15 @@ general kernel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from greenedge.backends.c99.scaling import Scaling, find_scaling
 from greenedge.backends.c99.tensor_code import Code, code_of
-from greenedge.graph import Add, Conv, Dense, Edge, Graph, MaxPool, Op, Requantise, Steps, SumPool
+from greenedge.graph import Add, Conv, Dense, Edge, Graph, MaxPool, Op, Requantise, SumPool
 from greenedge.graph.ops.base import Ints
 
 _STORED = 128  # the largest magnitude of a code
@@ -35,27 +36,14 @@ class FastForm:
 def find_form(graph: Graph, op: Op, step: Requantise | None) -> FastForm | None:
     """The fast form of a call, or None."""
     edges = [graph.edges[name] for name in op.inputs]
-    if any(code_of(edge).wide for edge in edges):
+    result = graph.edges[step.output if step else op.output]
+    if any(code_of(edge).wide for edge in edges) or (step and code_of(result).wide):
         return None
-    if isinstance(op, Requantise):
-        return _find_map(graph, op, edges[0])
-    if isinstance(op, MaxPool):
-        same = step is None and code_of(edges[0]) == code_of(graph.edges[op.output])
-        return FastForm("max", None) if same else None
-    if step is None:
-        return _find_sum(graph, op, edges) if isinstance(op, SumPool) else None
-    result = graph.edges[step.output]
-    if code_of(result).wide:
-        return None
-    if isinstance(op, Conv):
-        return _find_conv(op, step, edges[0], result)
-    if isinstance(op, Dense):
-        return _find_dense(op, step, edges[0], result)
-    if isinstance(op, SumPool):
-        return _find_mean(op, step, edges[0], result)
-    if isinstance(op, Add):
-        return _find_add(op, step, edges, result)
-    return None
+    if step:
+        with_step = _WITH_STEP.get(type(op))
+        return with_step(op, step, edges, result) if with_step else None
+    alone = _ALONE.get(type(op))
+    return alone(op, edges[0], result) if alone else None
 
 
 def plane_sizes(values: Sequence[int], missing: int) -> tuple[int, int]:
@@ -79,7 +67,8 @@ def _scale_products(weight: Ints, step: Requantise, source: Code, result: Code) 
     return find_scaling(step, result.offset, conv_bias(weight, source), reach, [max(0, r) for r in room])
 
 
-def _find_conv(op: Conv, step: Requantise, edge: Edge, result: Edge) -> FastForm | None:
+def _find_conv(op: Conv, step: Requantise, edges: list[Edge], result: Edge) -> FastForm | None:
+    edge = edges[0]
     source = code_of(edge)
     scaling = _scale_products(op.weight, step, source, code_of(result))
     if scaling is None or step.axis != 0 or not -128 <= op.pad_value - source.offset <= 127:
@@ -130,7 +119,8 @@ def _suits_3x3(
     return pads[1] <= 1 and last <= size[1]
 
 
-def _find_dense(op: Dense, step: Requantise, edge: Edge, result: Edge) -> FastForm | None:
+def _find_dense(op: Dense, step: Requantise, edges: list[Edge], result: Edge) -> FastForm | None:
+    edge = edges[0]
     scaling = _scale_products(op.weight.T, step, code_of(edge), code_of(result))
     if scaling is None or (step.channels > 1 and step.axis != len(result.shape) - 1):
         return None
@@ -138,7 +128,8 @@ def _find_dense(op: Dense, step: Requantise, edge: Edge, result: Edge) -> FastFo
     return FastForm("dense", scaling, column * -(-op.weight.shape[0] // 4))
 
 
-def _find_mean(op: SumPool, step: Requantise, edge: Edge, result: Edge) -> FastForm | None:
+def _find_mean(op: SumPool, step: Requantise, edges: list[Edge], result: Edge) -> FastForm | None:
+    edge = edges[0]
     if tuple(op.kernel) != edge.shape[1:] or any(op.pads) or step.axis != 0 or step.channels not in (1, edge.shape[0]):
         return None
     area, channels = int(np.prod(op.kernel)), edge.shape[0]
@@ -147,10 +138,14 @@ def _find_mean(op: SumPool, step: Requantise, edge: Edge, result: Edge) -> FastF
     return FastForm("mean", scaling, in_place=True) if scaling else None
 
 
-def _find_sum(graph: Graph, op: SumPool, edges: list[Edge]) -> FastForm | None:
+def _find_sum(op: SumPool, edge: Edge, result: Edge) -> FastForm | None:
     """Sums that are stored as they are, for a step behind a reshape."""
-    is_global = tuple(op.kernel) == edges[0].shape[1:] and not any(op.pads)
-    return FastForm("sum", None) if is_global and code_of(graph.edges[op.output]).wide else None
+    is_global = tuple(op.kernel) == edge.shape[1:] and not any(op.pads)
+    return FastForm("sum", None) if is_global and code_of(result).wide else None
+
+
+def _find_max(op: MaxPool, edge: Edge, result: Edge) -> FastForm | None:
+    return FastForm("max", None) if code_of(edge) == code_of(result) else None
 
 
 def _find_add(op: Add, step: Requantise, edges: list[Edge], result: Edge) -> FastForm | None:
@@ -164,21 +159,34 @@ def _find_add(op: Add, step: Requantise, edges: list[Edge], result: Edge) -> Fas
     return FastForm("add", scaling, in_place=True) if scaling else None
 
 
-def _find_map(graph: Graph, op: Requantise, edge: Edge) -> FastForm | None:
+def _find_map(op: Requantise, edge: Edge, result: Edge) -> FastForm | None:
     """One function of one code: a table of its 256 values."""
     size = int(np.prod(edge.shape, dtype=np.int64))
-    if op.channels != 1 or code_of(graph.edges[op.output]).wide or size < _MAP_SIZE:
+    if op.channels != 1 or code_of(result).wide or size < _MAP_SIZE:
         return None
     return FastForm("map", None, in_place=True)
+
+
+_WITH_STEP: dict[type[Op], Callable[[Any, Requantise, list[Edge], Edge], FastForm | None]] = {
+    Conv: _find_conv,
+    Dense: _find_dense,
+    SumPool: _find_mean,
+    Add: _find_add,
+}
+_ALONE: dict[type[Op], Callable[[Any, Edge, Edge], FastForm | None]] = {
+    SumPool: _find_sum,
+    MaxPool: _find_max,
+    Requantise: _find_map,
+}
 
 
 def tabulate_codes(op: Requantise, source: Code, result: Code) -> Ints:
     """The code of the step for each of the 256 codes of its input; codes that do not occur take their neighbour's."""
     levels = np.clip(np.arange(-128, 128) + source.offset, int(op.x_lo[0]), int(op.x_hi[0]))
-    if isinstance(op.forms, Steps):
-        values = op.forms.count(op.lo, levels[:, None]).reshape(-1)
+    if (steps := op.steps) is not None:
+        values = steps.count(op.lo, levels[:, None]).reshape(-1)
     else:
-        values = op.forms.levels[0][levels - int(op.x_lo[0])]
+        values = op.require_table().levels[0][levels - int(op.x_lo[0])]
     return np.asarray(values, np.int64) - result.offset
 
 

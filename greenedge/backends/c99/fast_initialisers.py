@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -17,18 +18,17 @@ from greenedge.backends.c99.fast_forms import (
 )
 from greenedge.backends.c99.initialisers import describe_geometry
 from greenedge.backends.c99.scaling import Scaling
-from greenedge.graph import Add, Conv, Dense, MaxPool, Requantise
+from greenedge.graph import Add, Conv, Dense, MaxPool, Requantise, SumPool
 from greenedge.graph.ops.base import Ints
 
 
 def write_fast_call(b: CodeBuilder, form: FastForm) -> None:
     """The constants and the statement of the current call."""
-    _WRITERS[form.kernel](b, form)
+    _WRITERS[form.kernel](b, form, b.call.op)
 
 
-def _write_conv(b: CodeBuilder, form: FastForm) -> None:
-    op, scaling = b.call.op, _scaling_of(form)
-    assert isinstance(op, Conv)
+def _write_conv(b: CodeBuilder, form: FastForm, op: Conv) -> None:
+    scaling = _scaling_of(form)
     in_c, out_c = b.source(op).shape[0], op.channels
     order = order_of_taps(form, in_c // op.groups, plane_sizes(op.kernel, 1))
     flat, per_out = op.weight.reshape(out_c, -1), out_c // op.groups
@@ -43,9 +43,8 @@ def _write_conv(b: CodeBuilder, form: FastForm) -> None:
     _add_statement(b, form)
 
 
-def _write_dense(b: CodeBuilder, form: FastForm) -> None:
-    op, scaling = b.call.op, _scaling_of(form)
-    assert isinstance(op, Dense)
+def _write_dense(b: CodeBuilder, form: FastForm, op: Dense) -> None:
+    scaling = _scaling_of(form)
     k, m = op.weight.shape
     stream = pack_stream(op.weight.T, [*range(k), *[-1] * (-k % 4)], scaling)
     fields: dict[str, object] = {
@@ -59,9 +58,8 @@ def _write_dense(b: CodeBuilder, form: FastForm) -> None:
     _add_statement(b, form)
 
 
-def _write_depthwise(b: CodeBuilder, form: FastForm) -> None:
-    op, scaling = b.call.op, _scaling_of(form)
-    assert isinstance(op, Conv)
+def _write_depthwise(b: CodeBuilder, form: FastForm, op: Conv) -> None:
+    scaling = _scaling_of(form)
     (channels, *size), out = b.source(op).shape, b.graph.edges[op.output].shape[1:]
     words: list[Ints] = []
     for c in range(channels):
@@ -88,8 +86,8 @@ def _write_depthwise(b: CodeBuilder, form: FastForm) -> None:
     _add_statement(b, form)
 
 
-def _write_mean(b: CodeBuilder, form: FastForm) -> None:
-    op, scaling = b.call.op, _scaling_of(form)
+def _write_mean(b: CodeBuilder, form: FastForm, op: SumPool) -> None:
+    scaling = _scaling_of(form)
     shape = b.source(op).shape
     stream = np.array([scaling.words(c) for c in range(shape[0])], np.int64)
     fields: dict[str, object] = {
@@ -102,9 +100,7 @@ def _write_mean(b: CodeBuilder, form: FastForm) -> None:
     _add_statement(b, form)
 
 
-def _write_max(b: CodeBuilder, form: FastForm) -> None:
-    op = b.call.op
-    assert isinstance(op, MaxPool)
+def _write_max(b: CodeBuilder, form: FastForm, op: MaxPool) -> None:
     edge = b.source(op)
     fields: dict[str, object] = {"channels": edge.shape[0]}
     fields |= describe_geometry(b, op, op.kernel, op.strides, op.steps, op.pads)
@@ -113,8 +109,8 @@ def _write_max(b: CodeBuilder, form: FastForm) -> None:
     _add_statement(b, form)
 
 
-def _write_sum(b: CodeBuilder, form: FastForm) -> None:
-    op, (channels, *size) = b.call.op, b.source(b.call.op).shape
+def _write_sum(b: CodeBuilder, form: FastForm, op: SumPool) -> None:
+    channels, *size = b.source(op).shape
     area = int(np.prod(size, dtype=np.int64))
     result = b.place(op.output)
     result = f"(int32_t *)(void *)({result})" if result.startswith("arena") else result
@@ -122,9 +118,8 @@ def _write_sum(b: CodeBuilder, form: FastForm) -> None:
     b.text.statements.append(f"ge_fast_sum({channels}, {area}, {bias}, {_cast(b.place(op.inputs[0]))}, {result});")
 
 
-def _write_add(b: CodeBuilder, form: FastForm) -> None:
-    op, scaling = b.call.op, _scaling_of(form)
-    assert isinstance(op, Add)
+def _write_add(b: CodeBuilder, form: FastForm, op: Add) -> None:
+    scaling = _scaling_of(form)
     factors = [int(v) << scaling.doublings[0] for v in op.multipliers]
     fields: dict[str, object] = {
         "size": int(np.prod(b.graph.edges[op.output].shape, dtype=np.int64)),
@@ -136,9 +131,7 @@ def _write_add(b: CodeBuilder, form: FastForm) -> None:
     _add_statement(b, form)
 
 
-def _write_map(b: CodeBuilder, form: FastForm) -> None:
-    op = b.call.op
-    assert isinstance(op, Requantise)
+def _write_map(b: CodeBuilder, form: FastForm, op: Requantise) -> None:
     codes = b.program.codes
     table = b.text.array("int8_t", f"{b.name}_table", tabulate_codes(op, codes[op.inputs[0]], codes[b.call.output]))
     size = int(np.prod(b.graph.edges[op.output].shape, dtype=np.int64))
@@ -178,7 +171,7 @@ def _select(scaling: Scaling, first: int, count: int) -> Scaling:
     return Scaling(scaling.m[part], scaling.b[part], scaling.doublings[part], scaling.shift, scaling.lo, scaling.hi)
 
 
-_WRITERS: dict[str, Callable[[CodeBuilder, FastForm], None]] = {
+_WRITERS: dict[str, Callable[[CodeBuilder, FastForm, Any], None]] = {
     "conv": _write_conv,
     "conv_1x1": _write_conv,
     "conv_3x3": _write_conv,
