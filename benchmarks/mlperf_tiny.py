@@ -124,4 +124,17 @@ def autoencoder(path: Path, weight_bits: int = 4, act_bits: int = 4) -> None:
     net.save(path, "autoencoder", (640,), net.dense(x, 128, 640), 640)
 
 
+def mobilenet(path: Path, weight_bits: int = 8, act_bits: int = 8) -> None:
+    """MobileNetV1 0.25 on 96x96x3, two classes (visual wake words)."""
+    net = Network(weight_bits, act_bits)
+    x = net.relu(net.conv(net.quant("x", float(np.float32(0.0119)), 8, 1), 3, 8, 3, 2, pads=(0, 0, 1, 1)), 0.0173)
+    widths = [(8, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2), *[(128, 128, 1)] * 5]
+    for fan_in, fan_out, stride in (*widths, (128, 256, 2), (256, 256, 1)):
+        pads = (1, 1, 1, 1) if stride == 1 else (0, 0, 1, 1)
+        x = net.relu(net.conv(x, fan_in, fan_in, 3, stride, fan_in, pads), 0.0173)
+        x = net.relu(net.conv(x, fan_in, fan_out, 1), 0.0173)
+    x = net.quant(net.node("Flatten", [net.node("GlobalAveragePool", [x])]), float(np.float32(0.0151)), 8, 0)
+    net.save(path, "mobilenet", (3, 96, 96), net.dense(x, 256, 2), 2)
+
+
 NETWORKS = {"ResNet-8": (resnet8, (3, 32, 32)), "DS-CNN": (ds_cnn, (1, 49, 10))}

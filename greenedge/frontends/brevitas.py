@@ -127,11 +127,25 @@ def _export_raw(model: nn.Module, sample: Sequence[np.ndarray], path: Path) -> N
                 keep_initializers_as_inputs=False,
             )
         except Exception as error:  # torch's exporter has no common class; the first line names what it cannot export
+            if packed := _find_packed(model):
+                raise GreenedgeError(
+                    f"torch's exporter cannot trace the packed projection of {packed[0]}; make it with "
+                    "QuantMultiheadAttention(…, packed_in_proj=False), which has the same weights in three layers."
+                ) from error
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             raise GreenedgeError(
                 f"torch cannot export the network to ONNX: {lines[0].strip()}; replace the module it "
                 "names by a supported one."
             ) from error
+
+
+def _find_packed(model: nn.Module) -> list[str]:
+    """The paths of Brevitas' attention layers whose three projections are one."""
+    return [
+        name or "the network"
+        for name, module in model.named_modules()
+        if type(module).__name__ == "QuantMultiheadAttention" and getattr(module, "in_proj", None) is not None
+    ]
 
 
 def clean(proto: onnx.ModelProto) -> None:

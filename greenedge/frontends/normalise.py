@@ -20,6 +20,7 @@ from greenedge.errors import GreenedgeError, Reason, ReasonKind, Refused, Unsupp
 from greenedge.frontends import attributes, batch, domains, shapes
 from greenedge.frontends.channels_last import put_channels_first
 from greenedge.frontends.float_types import use_float32
+from greenedge.frontends.lead import lead_with_batch
 from greenedge.frontends.opsets import raise_opset
 from greenedge.frontends.order import name_nodes, sort_nodes
 from greenedge.frontends.pads import state_pads
@@ -122,6 +123,9 @@ def normalise(proto: onnx.ModelProto, name: str) -> Normal:
         complaints = [_complain(name, complaint)] if complaint else []
         if size not in (None, 1):
             complaints += batch.find_mixed_samples(proto.graph, before, shapes.read_shapes(inferred), size)
+        if not complaints and lead_with_batch(proto, shapes.read_shapes(inferred)):
+            inferred, after_change = shapes.infer_values(proto)
+            complaints += [_complain(name, after_change)] if after_change else []
         if not complaints:
             state_pads(proto, shapes.read_shapes(inferred))
         shapes.write_values(proto, inferred)

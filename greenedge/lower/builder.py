@@ -22,6 +22,7 @@ from greenedge.graph.affine import fit_affine
 from greenedge.graph.ops.arithmetic import require_countable
 from greenedge.graph.ops.base import Array, Ints, Range, Shape
 from greenedge.lower.expr import Const, Expr, Undecidable, Var, affine_of
+from greenedge.lower.moves import Move
 from greenedge.lower.rounding import Quantiser, quantiser
 from greenedge.lower.step_function import negate_input, step_function
 from greenedge.lower.values import Live, cut_constant_axes
@@ -40,10 +41,11 @@ QUANTISE_IN_FILE = "or have it done in the file: `greenedge requantise MODEL.onn
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Birth:
-    """Where an edge corresponds to a tensor of the model: the tensor's real value is expr(edge)."""
+    """Where an edge corresponds to a tensor of the model: its real value is expr(edge), behind `moves` of it."""
 
     tensor: str
     expr: Expr
+    moves: tuple[Move, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,12 +66,15 @@ class Trace:
 
     `reads` has, for the output of a sum of products, the real functions of its input edges that go into the sum;
     `slopes`, for that of a sum that only a quantiser may read, about how much of them an integer of each edge is.
+    `defined` are the edges whose integers are levels of a quantiser of the model, given by a function of a row that is
+    defined in integers.
     """
 
     births: dict[str, Birth] = dataclasses.field(default_factory=dict)
     quantised: dict[str, Quantised] = dataclasses.field(default_factory=dict)
     reads: dict[str, tuple[Expr, ...]] = dataclasses.field(default_factory=dict)
     slopes: dict[str, tuple[Array, Array]] = dataclasses.field(default_factory=dict)
+    defined: set[str] = dataclasses.field(default_factory=set)
 
 
 class Builder:

@@ -18,7 +18,8 @@ from greenedge.graph.ops.base import Array
 from greenedge.lower.builder import MAX_ACCUMULATOR, QUANTISE_IN_FILE
 from greenedge.lower.expr import Const, Expr, Var, to_fractions
 from greenedge.lower.expr_functions import BatchNorm, Clip, Magnitude, Slope, Smooth
-from greenedge.lower.values import Constant, Grid, Live, Value, cut_constant_axes
+from greenedge.lower.rows import mask_logits
+from greenedge.lower.values import Constant, Grid, Live, Masked, Value, cut_constant_axes
 from greenedge.lower.walk import Args, Rule, Walk
 
 _BIG = 3.0e38  # an end of a Clip that is not given: beyond every float32
@@ -65,6 +66,8 @@ def make_binary_rule(combine: Callable[[Expr, Expr], Expr], integer_sign: int | 
 
     def rule(walk: Walk, node: Node, args: Args) -> Value:
         a, b = args[0], args[1]
+        if node.op == "Add" and (masked := _mask(walk, node, a, b) or _mask(walk, node, b, a)) is not None:
+            return masked
         if isinstance(a, Live) and isinstance(b, (Constant, Grid)):
             c = _read_constant(walk, b, a, "a constant")
             _check_divisor(node, c)
@@ -87,6 +90,22 @@ def make_binary_rule(combine: Callable[[Expr, Expr], Expr], integer_sign: int | 
         return add_branches(walk, node, a, b, integer_sign)
 
     return rule
+
+
+def _mask(walk: Walk, node: Node, value: Value | None, added: Value | None) -> Masked | None:
+    """Logits and a constant that says which of them count; None for any other sum. Raises Refused for logits that have
+    a mask already and get another constant."""
+    if not isinstance(value, (Live, Masked)) or not isinstance(added, Constant) or added.array.dtype.kind != "f":
+        return None
+    masked = mask_logits(walk, node, value, added.array)
+    if masked is None and isinstance(value, Masked):
+        raise Refused(
+            ReasonKind.UNSUPPORTED_ORDER,
+            "a constant added to logits that a mask has left",
+            "a softmax alone reads what a mask has left",
+            "add it before the mask",
+        )
+    return masked
 
 
 def _check_divisor(node: Node, constant: Const) -> None:

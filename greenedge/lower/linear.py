@@ -14,6 +14,7 @@ from greenedge.frontends.source import Node
 from greenedge.graph import Conv, ConvTranspose, Dense, Transpose, freeze
 from greenedge.graph.ops.base import Array, Ints
 from greenedge.lower.expr import Const, Expr, Var
+from greenedge.lower.rows import multiply_matrices
 from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value
 from greenedge.lower.walk import Args, Rule, Silent, Walk
 
@@ -21,12 +22,15 @@ _MAX_MULTIPLIER = 256  # unequal scales along the input channels fold into the w
 
 
 def matmul(walk: Walk, node: Node, args: Args) -> Value:
-    """MatMul(x, W) → Dense(W, x); MatMul(W, x) → Transpose(Dense(Wᵀ, Transpose(x))); one of the two is constant."""
+    """MatMul(x, W) → Dense(W, x); MatMul(W, x) → Transpose(Dense(Wᵀ, Transpose(x))); MatMul(x, y) of two activations →
+    MatMul(x, y)."""
     a, b = args
     if isinstance(a, (Constant, Grid)) and isinstance(b, (Constant, Grid)):
         return walk.fold(node, args)
     if isinstance(a, (Constant, Grid)):
         return _matmul_weights_first(walk, node, a, b)
+    if isinstance(a, Live) and isinstance(b, Live):
+        return multiply_matrices(walk, node, a, b)
     weight = _require_weights(b, "qnn.QuantLinear")
     if weight.ints.ndim != 2:
         raise Refused(

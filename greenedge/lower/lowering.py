@@ -11,19 +11,20 @@ import numpy as np
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.source import Node
 from greenedge.graph import Graph
-from greenedge.lower import elementwise, linear, pooling, quantisers, reductions, structure
+from greenedge.lower import elementwise, linear, pooling, quantisers, reductions, rows, structure
 from greenedge.lower.builder import Birth
 from greenedge.lower.expr import affine_of
 from greenedge.lower.passes import absorb_signs, remove_dead
-from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value
+from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Masked, Value
 from greenedge.lower.walk import Args, Rule, Silent, Walk
 
-FAMILIES = [quantisers, linear, elementwise, structure, pooling, reductions]
+FAMILIES = [quantisers, linear, elementwise, structure, pooling, reductions, rows]
 PASSES = [absorb_signs, remove_dead]
 
 RULES: dict[str, Rule] = {op: rule for family in FAMILIES for op, rule in family.RULES.items()}
 MAX_DEPTH, MAX_EVALUATIONS = 120, 5_000
 _UNRESUMED = ("Trunc", "DequantizeLinear")  # their own parameters repeat those of the quantiser that was refused
+_READS_MASKED = ("Softmax", "Add", "Where", "Identity", "Cast")
 _RECURRENT = ("networks are feed-forward", "unroll the loop or keep it on the host")
 _NETWORKS = {  # operators that are a network of their own, or take one: why they have no place here, and what to do
     **dict.fromkeys(("LSTM", "GRU", "RNN", "Loop", "Scan"), _RECURRENT),
@@ -64,11 +65,24 @@ def _apply_rule(walk: Walk, node: Node, args: Args) -> list[Value]:
                 return [Broken()] * count  # said once: every layer has the same
             what = f"{node.op}, dynamic quantisation: {_DYNAMIC[node.op]}"
             raise Refused(ReasonKind.DYNAMIC_QUANTISER, what, "scales are constant in an integer network", _STATIC)
+        if walk.is_inside(node):
+            return [Broken()] * count
+        if (spelled := walk.spelled.get(node.name)) is not None:
+            whole = walk.values.get(spelled.tensor)
+            if isinstance(whole, (Live, Masked)):
+                return [RULES[spelled.node.op](walk, spelled.node, [whole])] + [Broken()] * (count - 1)
         args = _resume(walk, node, args)
         if any(isinstance(arg, Broken) for arg in args) and node.op not in linear.RULES:
             return [Broken()] * count
         if node.op in ("Shape", "Size"):
             return [_read_shape(walk, node, args)]
+        if any(isinstance(arg, Masked) for arg in args) and node.op not in _READS_MASKED:
+            raise Refused(
+                ReasonKind.UNSUPPORTED_ORDER,
+                f"{node.op} of logits that a mask has left",
+                "a softmax alone reads what a mask has left",
+                "quantise and scale the logits before the mask",
+            )
         rule, splitting = RULES.get(node.op), structure.SPLITTING_RULES.get(node.op)
         if rule is None and splitting is None:
             return walk.fold_all(node, args, has_form=False)

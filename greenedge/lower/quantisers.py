@@ -5,14 +5,19 @@ Quant(f(q))  →  Requantise(q), whose step function is round(f(q)/scale + zero)
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.source import Node
+from greenedge.graph import Reshape
 from greenedge.graph.ops.base import Floats
+from greenedge.lower.builder import Birth
 from greenedge.lower.expr import Const, Expr, Var, affine_of
+from greenedge.lower.moves import Move, count_axes, find_moves
 from greenedge.lower.quantiser_parameters import (
     MAX_LEVEL_BITS,
     broadcast_parameter,
@@ -39,6 +44,7 @@ from greenedge.lower.values import Constant, Grid, Host, Live, Value, single_zer
 from greenedge.lower.walk import Args, Rule, Silent, Walk
 
 _ON_HOST = ("Quant", "IntQuant")  # quantisers of QONNX that have a form in standard operators
+_MOST_ROWS = 1 << 12  # elements that may have a step function of their own
 _MAX_PARTS = 4  # of a MultiThreshold's scale, of which its bias may be a multiple
 
 
@@ -297,9 +303,53 @@ def _quantise_edge(
     """scale * (Requantise(q) - zero); the levels are those of value/scale + zero, or of the value alone."""
     s, z = _express_parameters(walk, value, scale, zero)
     y = _express_levels(walk, value, scale, zero) if is_scaled else value.expr
-    return walk.builder.requantise(
-        node, value, y, levels, lambda q: (q - z) * s if np.any(zero) else q * s, single_zero(zero)
-    )
+
+    def dequantise(q: Expr) -> Expr:
+        return (q - z) * s if np.any(zero) else q * s
+
+    builder = walk.builder
+    one_scale = scale.size == 1 and zero.size == 1
+    moves = find_moves(y, value.edge, builder.producer, lambda edge: builder.edges[edge].shape) if one_scale else []
+    if not moves and one_scale and count_axes(y) > 1:
+        return _quantise_flat(walk, node, value, y, levels, dequantise, single_zero(zero))
+    if not moves:
+        return builder.requantise(node, value, y, levels, dequantise, single_zero(zero))
+    source = Live(moves[0].op.inputs[0], _undo(value.expr, moves))
+    found = builder.requantise(node, source, _undo(y, moves), levels, dequantise, single_zero(zero))
+    found = Live(found.edge, found.expr.map_constants(lambda part: part.reshape(())))  # whatever the rank
+    builder.trace.births.setdefault(found.edge, Birth(node.outputs[0], found.expr, tuple(moves)))
+    for move in moves:
+        name = builder.unique(move.op.name)
+        found = Live(builder.emit(replace(move.op, name=name, inputs=(found.edge,), output=name)), found.expr)
+    return found
+
+
+def _quantise_flat(
+    walk: Walk, node: Node, value: Live, y: Expr, levels: Quantiser, dequantise: Callable[[Expr], Expr], zero: int
+) -> Live:
+    """Reshape(Requantise(Reshape(q))): a function of its own for every element, as behind a position embedding. Raises
+    Refused for more elements than have rows of their own."""
+    builder, shape = walk.builder, walk.edge_shape(value)
+    count = int(np.prod(shape))
+    if count > _MOST_ROWS:
+        return builder.requantise(node, value, y, levels, dequantise, zero)  # which says why not
+    flat = Move(Reshape("", (), "", (count,)), shape, (count,))
+    back = Move(Reshape("", (), "", shape), (count,), shape)
+    name = builder.unique(node)
+    line = builder.emit(replace(flat.op, name=name, inputs=(value.edge,), output=name))
+    source, y = (expr.map_constants(back.undo_constant) for expr in (value.expr, y))
+    found = builder.requantise(node, Live(line, source), y, levels, dequantise, zero)
+    found = Live(found.edge, found.expr.map_constants(lambda part: part.reshape(())))
+    builder.trace.births.setdefault(found.edge, Birth(node.outputs[0], found.expr, (back,)))
+    name = builder.unique(node)
+    return Live(builder.emit(replace(back.op, name=name, inputs=(found.edge,), output=name)), found.expr)
+
+
+def _undo(expr: Expr, moves: list[Move]) -> Expr:
+    """The function with its constants where they are before the moves."""
+    for move in reversed(moves):
+        expr = expr.map_constants(move.undo_constant)
+    return expr
 
 
 def _quantise_on_host(

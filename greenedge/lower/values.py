@@ -49,6 +49,15 @@ class Live:
 
 
 @dataclass(frozen=True, eq=False)
+class Masked:
+    """Logits of which only those count where `seen` (0 and 1, broadcast against the tensor without its batch) is 1:
+    what a softmax alone may read."""
+
+    live: Live
+    seen: Ints
+
+
+@dataclass(frozen=True, eq=False)
 class Host:
     """A float tensor that the host computes: before the first quantiser, or after the last integer operation.
 
@@ -81,7 +90,7 @@ class Broken:
     """What follows from a node that was refused: no more reasons are derived from it."""
 
 
-Value = Constant | Grid | Live | Host | Broken
+Value = Constant | Grid | Live | Masked | Host | Broken
 
 
 def single_zero(zero: Array) -> int:

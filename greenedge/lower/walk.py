@@ -20,7 +20,8 @@ from greenedge.lower.builder import Birth, Builder
 from greenedge.lower.expr import Const, ShapeChange, Var
 from greenedge.lower.folding import Folding
 from greenedge.lower.rounding import Quantiser
-from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value, cut_constant_axes, single_zero
+from greenedge.lower.row_patterns import find_spelled
+from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Masked, Value, cut_constant_axes, single_zero
 
 
 class Silent(Exception):
@@ -55,6 +56,11 @@ class Walk:
         self.reasons: list[Reason] = []
         self.host_inputs: list[HostInput] = []
         self.float_inputs: list[str] = []
+        self._readers: dict[str, list[Node]] = {}
+        for node in source.nodes:
+            for name in dict.fromkeys(node.inputs):
+                self._readers.setdefault(name, []).append(node)
+        self.spelled, self._inside = find_spelled(source)
         self.direct: dict[str, str] = {}  # input edge -> the model's input whose integers it takes as they are
         sizes = {shape[0] for shape in source.inputs.values() if shape}
         self.batch = next((size for size in sizes if size), 1)
@@ -113,6 +119,14 @@ class Walk:
 
     # -- services for the rules -------------------------------------------------------------------------------------
 
+    def is_inside(self, node: Node) -> bool:
+        """Whether the node is a part of a function of a row, spelled out, of a tensor of the network."""
+        return isinstance(self.values.get(self._inside.get(node.name, "")), (Live, Masked))
+
+    def readers(self, tensor: str) -> list[Node]:
+        """The nodes that read a tensor."""
+        return self._readers.get(tensor, [])
+
     def host_input(self, node: Node, value: Host, scale: Array, zero: Array, levels: Quantiser, mode: str) -> str:
         """The input edge made by quantising a host tensor; one edge for equal quantisers of one tensor."""
         tensor = node.inputs[0]
@@ -140,6 +154,8 @@ class Walk:
 
     def shape_of(self, value: Value) -> Shape:
         """A tensor's shape with its batch axis."""
+        if isinstance(value, Masked):
+            value = value.live
         if isinstance(value, Live):
             return (self.batch, *self.builder.edges[value.edge].shape)
         if isinstance(value, Host):
@@ -194,7 +210,7 @@ class Walk:
 
     def _example(self, value: Value) -> Array:
         """An array with the tensor's shape and type; its values where it is constant."""
-        if isinstance(value, Live):
+        if isinstance(value, (Live, Masked)):
             return np.zeros(self.shape_of(value), np.float32)
         if isinstance(value, Host):
             return value.example

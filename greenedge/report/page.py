@@ -69,6 +69,12 @@ _FIGURES = {
     "ips": ("inferences per second", "rate"),
     "bytes": ("size of the model", "size"),
     "ram_bytes": ("working memory", "size"),
+    "flash_bytes_cortex_m4": ("flash, kernels and model, Cortex-M4", "size"),
+    "stack_bytes_cortex_m4": ("stack, Cortex-M4", "size"),
+    "instructions_cortex_m4": ("instructions per inference, Cortex-M4", "count"),
+    "flash_bytes_rv32imac": ("flash, kernels and model, RV32IMAC", "size"),
+    "stack_bytes_rv32imac": ("stack, RV32IMAC", "size"),
+    "instructions_rv32imac": ("instructions per inference, RV32IMAC", "count"),
     "npu_bytes": ("size of the NPU's file", "size"),
     "estimated_latency_s": ("latency", "time"),
     "estimated_clock_hz": ("clock", "hertz"),
@@ -98,6 +104,8 @@ _LAYER_COLUMNS = {
     "cycles": "cycles, estimated",
     "result": "result",
     "within": "types within",
+    "instructions_cortex_m4": "instructions, Cortex-M4, simulated",
+    "instructions_rv32imac": "instructions, RV32IMAC, simulated",
     "adders": "adders",
     "cost": "bits of adders",
     "stages": "pipeline stages",
@@ -341,8 +349,8 @@ def _build_heading(summary: dict) -> str:
 
 
 def _hardware_layers(summary: dict) -> dict:
-    """{"columns": headings, "rows": [(layer, its cells)]} of what the back end recorded of each hardware layer."""
-    layers = [dict(layer) for layer in (summary.get("hardware") or {}).get("layers") or []]
+    """{"columns": headings, "rows": [(layer, its cells)]} of what the back end recorded of each layer it built."""
+    layers = [dict(layer) for part in ("hardware", "edge") for layer in (summary.get(part) or {}).get("layers") or []]
     for layer in layers:
         if types := [f"{word} {layer[key]}" for key, word in _WITHIN.items() if key in layer]:
             layer["within"] = ", ".join(types)

@@ -15,8 +15,20 @@ def trace_network(model: nn.Module, name: str) -> fx.GraphModule:
     """The network as a torch.fx.GraphModule that shares its modules. Raises UnsupportedError where it has no graph."""
     import torch.fx
 
+    from greenedge.train.attention import AttentionCore, spell_out
+
+    class Tracer(torch.fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return isinstance(m, AttentionCore) or super().is_leaf_module(m, module_qualified_name)
+
     try:
-        return torch.fx.symbolic_trace(model)
+        model = spell_out(model)
+    except ValueError as error:
+        rule, cure = "other forms have no quantised one", "set these, or write the attention with Linear layers"
+        reason = Reason(type(model).__name__, ReasonKind.UNSUPPORTED_LAYER, str(error), rule, cure)
+        raise UnsupportedError(f"{name} cannot be quantised:", [reason]) from None
+    try:
+        return torch.fx.GraphModule(model, Tracer().trace(model), type(model).__name__)
     except (TypeError, torch.fx.proxy.TraceError) as error:
         reason = Reason(
             type(model).__name__,

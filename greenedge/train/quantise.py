@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from greenedge._warnings import quiet
 from greenedge.errors import Reason, ReasonKind, UnsupportedError
+from greenedge.train import quantise_attention as attention
 from greenedge.train.fx_trace import trace_network
 from greenedge.train.layers import BatchNorm, Layer, has_swapped_weight, is_batch_norm, is_layer
 from greenedge.train.recipe_config import QuantiseSettings
 
 if TYPE_CHECKING:
+    import torch
     from torch import fx, nn
 
 _State: TypeAlias = Literal["quantised", "accumulator", "host"]
@@ -27,6 +29,7 @@ _BitsKey: TypeAlias = Literal["weight_bits", "act_bits"]
 
 _NO_FORM = "no quantised form is known for it"
 _OTHER = "use a supported layer, or write the network with brevitas.nn"
+_DOT_PRODUCT = "scaled_dot_product_attention"
 _MOVING_METHODS = ("flatten", "reshape", "view", "permute", "transpose", "contiguous")
 _COLLECT_STEPS = 100  # training batches whose activations set a scale before it is learned
 
@@ -76,12 +79,15 @@ class _Placer:
         self.graph = module.graph
         self.settings = settings
         self.inputs = inputs
-        self.before_curves = before_curves
         self.modules: dict[str, nn.Module] = dict(module.named_modules())
+        norms = (type(part).__name__ in ("LayerNorm", "RMSNorm", "AttentionCore") for part in self.modules.values())
+        self.before_curves = before_curves or any(norms)  # transformers' curves follow wide accumulators
         self.paths = sorted(self.modules.keys() - {""})
         self.state: dict[fx.Node, _State] = {}
         self.positive: set[fx.Node] = set()
         self.moves: set[fx.Node] = set()
+        self.constants: dict[fx.Node, Any] = {}  # nodes that the network's own tensors alone decide, and their values
+        self.masks: dict[fx.Node, tuple[fx.Node, torch.Tensor]] = {}  # masked logits: the logits, and which count
         self.reasons: list[Reason] = []
         self.used_layers: set[str] = set()
 
@@ -108,7 +114,21 @@ class _Placer:
             self._visit_output(node)
         elif node.op == "call_module":
             self._visit_module(node, self.modules[_path_of(node)])
-        elif node.op == "get_attr":
+        elif (value := attention.evaluate(node, self.constants, self.module)) is not None:
+            self._visit_constant(node, value)
+        else:
+            self._visit_function(node)
+
+    def _visit_constant(self, node: fx.Node, value: Any) -> None:
+        """A tensor of the network itself: masks, and what is added to every element."""
+        self.constants[node] = value
+        users = [user for user in node.users if attention.evaluate(user, self.constants, self.module) is None]
+        readable = all(attention.is_sum(user) or attention.find_mask(user, self.constants) for user in users)
+        if (
+            node.op == "get_attr"
+            and not readable
+            and not any(getattr(user.target, "__name__", "") == _DOT_PRODUCT for user in users)
+        ):
             self._refuse(
                 node.name,
                 ReasonKind.CONSTANT,
@@ -117,8 +137,6 @@ class _Placer:
                 "fold it into a layer's weights",
                 _path_of(node),
             )
-        else:
-            self._visit_function(node)
 
     def _visit_output(self, node: fx.Node) -> None:
         for output in node.all_input_nodes:
@@ -132,6 +150,8 @@ class _Placer:
     def _visit_module(self, node: fx.Node, module: nn.Module) -> None:
         from torch import nn
 
+        from greenedge.train.attention import AttentionCore
+
         if is_layer(module):
             self._visit_layer(node, module)
         elif is_batch_norm(module):
@@ -140,6 +160,10 @@ class _Placer:
             self._replace_relu(node, _path_of(node))
         elif isinstance(module, (nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid)):
             self._visit_activation(node, True)
+        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+            self._visit_norm(node, module)
+        elif isinstance(module, AttentionCore):
+            self._visit_core(node, module.mask)
         elif self.before_curves and isinstance(module, (nn.SiLU, nn.GELU, nn.Hardswish)):
             self._quantise_input(node)
             self._visit_activation(node, False)
@@ -148,6 +172,8 @@ class _Placer:
         elif isinstance(module, (nn.Softmax, nn.LogSoftmax)) and all(user.op == "output" for user in node.users):
             self._quantise_scores(_input_of(node), node)
             self.state[node] = "host"
+        elif isinstance(module, nn.Softmax):
+            self._visit_softmax(node, module.dim)
         elif isinstance(module, (nn.MaxPool1d, nn.MaxPool2d, nn.Upsample)):
             self._take_levels(node, "quantised")
             self._refuse_upsample(node, getattr(module, "mode", "nearest"))
@@ -166,7 +192,12 @@ class _Placer:
         from torch import fx
 
         target = node.target
-        if target in (operator.add, operator.iadd, torch.add, "add", "add_"):
+        if (masked := attention.find_mask(node, self.constants)) is not None:
+            self.masks[node] = masked
+            self.state[node] = self.state[masked[0]]
+        elif attention.is_sum(node) and any(item in self.constants for item in node.all_input_nodes):
+            self.state[node] = "accumulator"  # every element gets a number of its own
+        elif attention.is_sum(node):
             self._join(node, [item for item in node.args if isinstance(item, fx.Node)], f"{node.name}_in_quant")
             self.state[node] = "accumulator"
         elif target in (operator.mul, torch.mul, "mul") and len(node.all_input_nodes) == 2:
@@ -174,6 +205,16 @@ class _Placer:
                 self._quantise_input(node, source)
             self.state[node] = "accumulator"
             self._keep_sign(node, node.all_input_nodes)
+        elif attention.is_product(node):
+            for source in node.all_input_nodes:
+                self._quantise_input(node, source)
+            self.state[node] = "accumulator"
+        elif attention.is_scaling(node):
+            self.state[node] = self.state[node.all_input_nodes[0]]
+        elif attention.is_softmax(node):
+            self._visit_softmax(node, node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None))
+        elif getattr(target, "__name__", "") == _DOT_PRODUCT:
+            self._visit_dot_product(node)
         elif target in (torch.cat, torch.concat):
             self._join(node, _nodes_in(node.args[0]), f"{node.name}_in_quant")
             self.state[node] = "quantised"
@@ -193,6 +234,60 @@ class _Placer:
         elif target not in (getattr, "size", operator.getitem):
             called = getattr(target, "__name__", target)
             self._refuse(node.name, ReasonKind.UNSUPPORTED_FUNCTION, f"a call of {called}", _NO_FORM, _OTHER)
+
+    def _visit_norm(self, node: fx.Node, module: nn.LayerNorm | nn.RMSNorm) -> None:
+        """A norm of levels of its own, and one quantiser for all that read it."""
+        from greenedge.train.attention import IntNorm
+
+        levels: Any = make_quantiser(self.settings.add_bits, True, self.settings)
+        levels.return_quant_tensor = True
+        path = _path_of(node)
+        self._replace(node, path, IntNorm(levels, module), node.args)
+        self._insert_after(node, f"{path}_quant", make_quantiser(self.settings.act_bits, True, self.settings))
+
+    def _visit_softmax(self, node: fx.Node, dim: object) -> None:
+        """A softmax between layers, of logits and a mask or of logits alone."""
+        source = _input_of(node)
+        logits, mask = self.masks.get(source, (source, None))
+        if dim != -1:
+            rule = "attention's softmax goes along the last axis"
+            self._refuse(node.name, ReasonKind.UNSUPPORTED_FUNCTION, f"a softmax along {dim}", rule, "use dim=-1")
+        self._replace(node, "softmax", attention.make_int_softmax(self.settings, mask, make_quantiser), (logits,))
+        self.state[node] = "quantised"
+
+    def _visit_dot_product(self, node: fx.Node) -> None:
+        """F.scaled_dot_product_attention."""
+        known, mask = attention.read_call(node, self.constants)
+        if known:
+            self._visit_core(node, mask)
+            return
+        self._refuse(
+            node.name,
+            ReasonKind.UNSUPPORTED_FUNCTION,
+            "scaled_dot_product_attention with a mask or a scale of its own",
+            "its mask is a constant tensor of the network, and its scale 1 / sqrt(size)",
+            "give attn_mask a buffer",
+        )
+
+    def _visit_core(self, node: fx.Node, mask: torch.Tensor | None) -> None:
+        """Attention as a whole: its three inputs on levels, its shares from integers."""
+        from torch import fx
+
+        from greenedge.train.attention import QuantisedCore
+
+        inputs = list(node.args[:3])
+        for source in dict.fromkeys(inputs):
+            assert isinstance(source, fx.Node)
+            self._quantise_input(node, source)
+        softmax = attention.make_int_softmax(self.settings, mask, make_quantiser)
+        self._replace(node, "attention", QuantisedCore(softmax), tuple(node.args[:3]))
+
+    def _replace(self, node: fx.Node, path: str, module: nn.Module, args: tuple[fx.node.Argument, ...]) -> None:
+        """The node as a call of a module, in place."""
+        path = self._fresh_path(path if node.op != "call_module" else f"{_path_of(node)}_quantised")
+        self._set_module(path, module)
+        node.op, node.target, node.args, node.kwargs = "call_module", path, args, {}
+        self.state[node] = "accumulator"
 
     def _take_levels(self, node: fx.Node, state: _State) -> None:
         """A node that reads levels and keeps their sign: pooling, padding, upsampling."""
@@ -409,11 +504,12 @@ def choose_act_quant(bits: int, signed: bool, settings: QuantiseSettings, **more
     return kinds[signed, settings.power_of_two].let(bit_width=bits, collect_stats_steps=_COLLECT_STEPS, **more)
 
 
-def make_quantiser(bits: int, signed: bool, settings: QuantiseSettings) -> nn.Module:
-    """A QuantIdentity with levels 0 … 2^bits - 1, or -2^(bits-1) … 2^(bits-1) - 1 where signed."""
+def make_quantiser(bits: int, signed: bool, settings: QuantiseSettings, **more: Any) -> nn.Module:
+    """A QuantIdentity with levels 0 … 2^bits - 1, or -2^(bits-1) … 2^(bits-1) - 1 where signed; `more` goes to its
+    injector."""
     from brevitas.nn import QuantIdentity
 
-    return QuantIdentity(act_quant=choose_act_quant(bits, signed, settings), return_quant_tensor=False)
+    return QuantIdentity(act_quant=choose_act_quant(bits, signed, settings, **more), return_quant_tensor=False)
 
 
 def make_input_quantiser(settings: QuantiseSettings) -> nn.Module:

@@ -17,6 +17,8 @@ from greenedge.frontends.normalise import collect_constants
 from greenedge.graph import Input, Requantise
 from greenedge.graph.ops.base import Array
 from greenedge.lower import Lowered
+from greenedge.lower.builder import Birth
+from greenedge.lower.expr import Var
 from greenedge.lower.prologue_epilogue import dequantiser
 
 # samples that go through qonnx at once, and numbers of a batch's tensors altogether (256 MB of float32)
@@ -58,10 +60,14 @@ def read_integers(lowered: Lowered, context: Mapping[str, Array], first: int = 0
     terms may err by more: it is read to the nearest integer, and whether float32 explains that is asked afterwards.
     """
     result = {}
-    for edge, (tensor, scale, zero) in _readable(lowered).items():
-        y = np.asarray(context[tensor], np.float64).reshape(-1, *lowered.graph.edges[edge].shape) / scale + zero
+    for edge, (birth, scale, zero) in _readable(lowered).items():
+        tensor, shape = birth.tensor, lowered.graph.edges[edge].shape
+        values = np.asarray(context[tensor], np.float64)
+        for move in reversed(birth.moves):
+            values = move.undo(values.reshape(-1, *move.after))
+        y = values.reshape(-1, *shape) / scale + zero
         level = np.rint(y)
-        is_level = isinstance(lowered.graph.producer(edge), (Input, Requantise))
+        is_level = isinstance(lowered.graph.producer(edge), (Input, Requantise)) or edge in lowered.trace.defined
         if not np.isfinite(y).all() or (is_level and np.abs(y - level).max(initial=0) >= 0.25):
             raise VerificationError(
                 f"qonnx gave values on tensor {tensor!r} from sample {first} on that are no multiples of its scale."
@@ -70,19 +76,20 @@ def read_integers(lowered: Lowered, context: Mapping[str, Array], first: int = 0
     return result
 
 
-def _readable(lowered: Lowered) -> dict[str, tuple[str, Array, Array]]:
-    """{edge: (tensor, scale, zero)} of the edges whose integers can be read off a float tensor of the model."""
+def _readable(lowered: Lowered) -> dict[str, tuple[Birth, Array, Array]]:
+    """{edge: (birth, scale, zero)} of the edges whose integers can be read off a float tensor of the model."""
     graph = lowered.graph
-    found: dict[str, tuple[str, Array, Array]] = {}
-    edges = [*graph.inputs, *(edge for edge in graph.edges if edge in lowered.trace.quantised), *graph.outputs]
+    found: dict[str, tuple[Birth, Array, Array]] = {}
+    levels = lowered.trace.quantised.keys() | lowered.trace.defined
+    edges = [*graph.inputs, *(edge for edge in graph.edges if edge in levels), *graph.outputs]
     for edge in dict.fromkeys(edges):
         birth = lowered.trace.births.get(edge)
         parts = dequantiser(birth.expr) if birth is not None else None
         if birth is not None and parts is not None:
             scale, zero = (np.asarray(part)[None] if np.ndim(part) else np.asarray(part) for part in parts)
-            found[edge] = birth.tensor, scale, zero
+            found[edge] = birth, scale, zero
     for output in lowered.outputs:  # a quantiser that only renames integers may show them where their birth does not
-        found.setdefault(output.edge, (output.tensor, output.scale, output.zero))
+        found.setdefault(output.edge, (Birth(output.tensor, Var()), output.scale, output.zero))
     return found
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from greenedge.backends import c99
+from greenedge.backends.c99 import cores, memory_plan
 from greenedge.backends.c99.code_builder import choose_form
+from greenedge.backends.c99.cores import CORES, measure_core
 from greenedge.backends.c99.emit import find_reasons
 from greenedge.backends.c99.memory_plan import Lifetime, code_of, place_in_arena, plan_memory
 from greenedge.errors import ToolError
 from greenedge.graph import Conv, Edge, Graph, Input, Pad, Requantise, Steps, Table, freeze, run_graph
 from greenedge.target import load_target
 from greenedge.tools.run import execute
+from tests.backends.affine_nets import fit_affine_forms
 from tests.backends.graphs import RANGES, Sketch, list_built
+from tests.backends.test_c99_fast import mixed
 
 SAMPLES = 12
 
@@ -138,14 +143,16 @@ def test_the_report_says_where_the_package_is_and_what_it_takes(rng, target, tmp
     folder = built(net.graph(net.step(net.dense("x", 3), "u4")), target, tmp_path / "b")
     found = c99.report(folder)
     assert found["edge"]["bytes"] > 18 and found["edge"]["ram_bytes"] == 0  # one layer writes where the caller reads
+    assert [layer["kind"] for layer in found["edge"]["layers"]] == ["general"]
     assert found["notes"][0].startswith(
         "The package is the folder 4-build (README.md there). Its self-test on this machine: "
     )
 
 
 @pytest.mark.parametrize("place", ["_w[", "_m["])
-def test_a_changed_constant_is_found(rng, target, tmp_path, place):
-    """The verifier rejects: one weight or multiplier in model.c changed by one."""
+def test_a_changed_constant_is_found(rng, target, tmp_path, place, monkeypatch):
+    """The verifier rejects: one weight or multiplier of a general kernel in model.c changed by one."""
+    monkeypatch.setattr(memory_plan, "find_form", lambda *_: None)
     net = Sketch(rng, (8,))
     step = net.step(net.dense("x", 4), "u4")
     graph = net.graph(step)
@@ -244,6 +251,16 @@ def test_too_little_memory(rng):
     assert (reason.value, reason.rule) == ("40,000 bytes of working memory", "SiFive FE310-G002, RISC-V E31 has 16,384")
 
 
+def general_layers(rng) -> Graph:
+    net, outputs = everything(rng)
+    return net.graph(*outputs)
+
+
+def fast_layers(rng) -> Graph:
+    net, outputs = mixed(rng)
+    return fit_affine_forms(net.graph(*outputs))
+
+
 _ARM = [pytest.mark.tool("arm-none-eabi-gcc"), pytest.mark.tool("qemu-system-arm")]
 _RISCV = [pytest.mark.tool("riscv64-unknown-elf-gcc"), pytest.mark.tool("qemu-system-riscv32")]
 
@@ -256,15 +273,15 @@ _RISCV = [pytest.mark.tool("riscv64-unknown-elf-gcc"), pytest.mark.tool("qemu-sy
         pytest.param("riscv", marks=_RISCV),
     ],
 )
-def test_bare_machines_give_the_same_integers(rng, target, tmp_path, machine):
+@pytest.mark.parametrize("layers", [general_layers, fast_layers])
+def test_bare_machines_give_the_same_integers(rng, target, tmp_path, machine, layers):
     """The package on emulated Cortex-M4, Cortex-M7 and RISC-V cores, without any C library."""
     gcc, emulator = (
         ("riscv64-unknown-elf-gcc", "qemu-system-riscv32")
         if machine == "riscv"
         else ("arm-none-eabi-gcc", "qemu-system-arm")
     )
-    net, outputs = everything(rng)
-    folder = built(net.graph(*outputs), target, tmp_path / "b")
+    folder = built(layers(rng), target, tmp_path / "b")
     core = {
         "mps2-an386": ("-mcpu=cortex-m4", "-mthumb"),
         "mps2-an500": ("-mcpu=cortex-m7", "-mthumb"),
@@ -282,6 +299,7 @@ def test_bare_machines_give_the_same_integers(rng, target, tmp_path, machine):
             "-Lport",
             "-T",
             script,
+            "ge_fast.c",
             "ge_kernels.c",
             "model.c",
             "selftest.c",
@@ -307,6 +325,29 @@ def test_bare_machines_give_the_same_integers(rng, target, tmp_path, machine):
     said = (run.stdout + run.stderr).split()
     assert run.returncode == 0 and said[said.index("differing") + 1] == "00000000", (run.stdout, run.stderr)
     assert said[said.index("hash") + 1] == said[said.index("expected") + 1]
+
+
+@pytest.mark.parametrize("core", [pytest.param("cortex_m4", marks=_ARM), pytest.param("rv32imac", marks=_RISCV)])
+def test_what_a_core_takes_is_counted(rng, target, tmp_path, core, monkeypatch):
+    """Instructions of every call, stack and flash stand in the report; a package that computes something else fails."""
+    folder = built(fast_layers(rng), target, tmp_path / "b")
+    edge = c99.report(folder)["edge"]
+    counts = [layer[f"instructions_{core}"] for layer in edge["layers"]]
+    assert min(counts) > 50 and sum(counts) == edge[f"instructions_{core}"]
+    assert 100 < edge[f"stack_bytes_{core}"] < 2000 and edge["bytes"] < edge[f"flash_bytes_{core}"] < 40_000
+    assert "counted by an emulator that knows no cycles" in " ".join(c99.report(folder)["notes"])
+    flash = {"flash_bytes": edge[f"flash_bytes_{core}"]}
+    assert measure_core(replace(CORES[core], script="port/none.ld"), folder, len(counts)) == flash  # no such memory
+    with monkeypatch.context() as patched:
+        patched.setattr(cores, "_EMULATE_S", 0.001)
+        assert measure_core(CORES[core], folder, len(counts)) == flash
+    golden = (folder / "golden.h").read_text()
+    head, tail = golden.split("golden_y0[GOLDEN_SAMPLES]", 1)
+    first = tail.split("{\n    {", 1)[1].split(",")[0]
+    changed = tail.replace("{\n    {" + first, "{\n    {" + str(1 - int(first)), 1)
+    (folder / "golden.h").write_text(head + "golden_y0[GOLDEN_SAMPLES]" + changed)
+    with pytest.raises(ToolError, match="ended with exit status 1|says: differs"):
+        measure_core(CORES[core], folder, len(counts))
 
 
 @pytest.mark.tool("cmake")

@@ -33,7 +33,7 @@ def _scales_along_two_axes() -> Model:
 
 
 def _softmax_between() -> Model:
-    return Model().quant().dense().node("Softmax", name="attention", axis=1).quant().dense(3, 2)
+    return Model((1, 2, 4)).quant().dense().node("Softmax", name="attention", axis=1).quant().dense(3, 2)
 
 
 def _dynamic_scale() -> Model:
@@ -100,13 +100,11 @@ CASES = {
             f"QuantReLU(bit_width=…) before this layer, {QUANTISE_IN_FILE})."
         ],
     ),
-    "softmax between layers": (
+    "softmax along another axis": (
         _softmax_between,
         [
-            "MatMul_7: its input passed through Softmax (attention), which has no integer form here; float arithmetic "
-            "is "
-            "possible before the first and after the last integer layer only (cure: remove Softmax or move it behind "
-            "the last layer)."
+            "attention: Softmax along axis 1 of a tensor of 3; rows lie along the last axis (cure: transpose the "
+            "tensor before it)."
         ],
     ),
     "unequal scales": (
@@ -272,11 +270,10 @@ CASES = {
         ["f: operator com.stranger.Frobnicate; it is no standard ONNX or QONNX operator (cure: replace the layer)."],
     ),
     "attention": (
-        lambda: (m := Model((1, 4, 4)).quant()).node("MatMul", m.tensor, name="qk").quant(),
+        lambda: (m := Model((1, 2, 4)).quant()).node("MatMul", m.tensor, name="qk").quant(),
         [
-            "qk: both its inputs are activations; products of two activations are not integer layers yet (cure: keep "
-            "attention-like "
-            "products on the host)."
+            "qk: a product of matrices of shapes (2, 4) and (2, 4); both have the same leading axes, and as many "
+            "columns as the other has rows (cure: split the heads of both alike)."
         ],
     ),
     "nothing quantised": (

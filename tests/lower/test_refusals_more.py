@@ -196,7 +196,9 @@ CASES = {
     "constant that widens": lambda: (
         (m := Model((1, 1)).quant()).node("Add", m.constant(np.ones((1, 5))), name="n").quant()
     ),
-    "two axes": lambda: (m := image()).node("Mul", m.constant(np.arange(1.0, 13).reshape(1, 2, 6, 1))).quant(),
+    "two axes": lambda: (
+        (m := Model((1, 64, 65)).quant()).node("Mul", m.constant(np.outer(np.arange(1, 65), np.arange(1, 66)))).quant()
+    ),
     "no grid": values_on_no_grid,
     "pool of a falling function": lambda: image().node("Neg").node("MaxPool", name="n", kernel_shape=[2, 2]).quant(),
     "batch norm at run time": dynamic_batch_norm,

@@ -172,7 +172,8 @@ def test_every_reason_is_given_at_once():
     class Odd(nn.Module):
         def __init__(self):
             super().__init__()
-            self.fc, self.norm, self.up = nn.Linear(4, 4), nn.LayerNorm(4), nn.Upsample(scale_factor=2, mode="bilinear")
+            self.fc, self.norm = nn.Linear(4, 4), nn.GroupNorm(1, 4)
+            self.up = nn.Upsample(scale_factor=2, mode="bilinear")
 
         def forward(self, x):
             return self.up(torch.exp(self.norm(self.fc(x))))
@@ -181,7 +182,7 @@ def test_every_reason_is_given_at_once():
         quantise(Odd(), QuantiseSettings(layers={"fc2": LayerBits(weight_bits=2)}), "odd")
     assert str(caught.value) == (
         "odd cannot be quantised:\n"
-        "  norm: a LayerNorm; no quantised form is known for it (cure: use a supported layer, or write the network "
+        "  norm: a GroupNorm; no quantised form is known for it (cure: use a supported layer, or write the network "
         "with brevitas.nn).\n"
         "  exp: a call of exp; no quantised form is known for it (cure: use a supported layer, or write the network "
         "with brevitas.nn).\n"

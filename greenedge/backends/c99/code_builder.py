@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from greenedge.backends.c99.memory_plan import Call, Program, code_of
+from greenedge.backends.c99.memory_plan import Call, Program
+from greenedge.backends.c99.tensor_code import code_of
 from greenedge.errors import ReasonKind
 from greenedge.graph import (
     Add,
@@ -23,12 +24,15 @@ from greenedge.graph import (
     Graph,
     Input,
     Linear,
+    MatMul,
     MaxPool,
     Multiply,
+    Normalise,
     Op,
     Pad,
     Requantise,
     Reshape,
+    Softmax,
     Steps,
     SumPool,
     Transpose,
@@ -56,6 +60,9 @@ _KINDS: tuple[type[Op], ...] = (
     Add,
     ChannelAdd,
     Multiply,
+    MatMul,
+    Softmax,
+    Normalise,
     Concat,
     Requantise,
     Pad,
@@ -104,7 +111,7 @@ class CodeBuilder(RuleBuilder):
         self.text = Text()
         self._program = program
         self._call: Call | None = None
-        self.name = ""
+        self.name, self._number = "", 0
 
     @property
     def program(self) -> Program:
@@ -118,7 +125,7 @@ class CodeBuilder(RuleBuilder):
 
     def start_call(self, call: Call, number: int) -> None:
         """The call that the next rule writes; its constants are called l`number`_…"""
-        self._call, self.name = call, f"l{number}"
+        self._call, self.name, self._number = call, f"l{number}", number
 
     def source(self, op: Op) -> Edge:
         """The edge that `op` reads first."""
@@ -126,6 +133,11 @@ class CodeBuilder(RuleBuilder):
 
     def place(self, edge: str) -> str:
         return place(self.program, edge)
+
+    @property
+    def scratch(self) -> str:
+        """The C expression of the scratch that the call has in the arena."""
+        return f"arena + {self.program.scratch[self._number]}"
 
     def code(self, edge: str) -> str:
         """The initialiser of a ge_code."""

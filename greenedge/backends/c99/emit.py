@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greenedge.backends.c99.code_builder import CodeBuilder, Text, place
-from greenedge.backends.c99.initialisers import RULES
-from greenedge.backends.c99.memory_plan import Code, Program
+from greenedge.backends.c99.fast_initialisers import write_fast_call
+from greenedge.backends.c99.memory_plan import Program
+from greenedge.backends.c99.rows import RULES
+from greenedge.backends.c99.tensor_code import Code
 from greenedge.errors import Reason
 from greenedge.graph import Graph, graph_digest, run_graph
 from greenedge.graph.ops.base import Ints
@@ -30,7 +32,10 @@ def write_calls(program: Program) -> Text:
     b = CodeBuilder(program.graph, program)
     for k, call in enumerate(program.calls):
         b.start_call(call, k)
-        RULES.run(b, [call.op])
+        if call.fast:
+            write_fast_call(b, call.fast)
+        else:
+            RULES.run(b, [call.op])
         b.text.statements.append(f"MODEL_TRACE({k}, {b.place(call.output)});")
     assert not b.reasons, b.reasons
     return b.text
@@ -133,6 +138,7 @@ def _source(program: Program, text: Text) -> str:
     return f"""/* {name}: constants and the order of the kernels. Made by greenedge; see model.h. */
 #include "model.h"
 
+#include "ge_fast.h"
 #include "ge_kernels.h"
 
 #ifdef MODEL_TRACE /* a function (call number, its result), for whoever wants to see between the layers */

@@ -8,7 +8,8 @@ import numpy as np
 
 from greenedge.backends.c99.code_builder import INT32, RULES, CodeBuilder, choose_form
 from greenedge.backends.c99.data_movement import Copy, write_copy
-from greenedge.backends.c99.memory_plan import code_of
+from greenedge.backends.c99.fast_forms import plane_sizes
+from greenedge.backends.c99.tensor_code import code_of
 from greenedge.graph import (
     Add,
     ChannelAdd,
@@ -79,13 +80,13 @@ def _convolution_fields(b: CodeBuilder, op: Conv | ConvTranspose) -> dict[str, o
     return {
         "in_c": b.source(op).shape[0],
         "out_c": b.graph.edges[op.output].shape[0],
-        **_geometry(b, op, op.kernel, op.strides, op.dilations, op.pads),
+        **describe_geometry(b, op, op.kernel, op.strides, op.dilations, op.pads),
         "groups": op.groups,
         "weight": b.text.array("int8_t", f"{b.name}_w", op.weight),
     }
 
 
-def _geometry(
+def describe_geometry(
     b: CodeBuilder,
     op: Op,
     kernel: Sequence[int],
@@ -93,23 +94,18 @@ def _geometry(
     dilations: Sequence[int],
     pads: Sequence[int],
 ) -> dict[str, object]:
+    """The fields of a layer's sizes, strides and padding at the top and the left."""
     source, result = b.source(op).shape, b.graph.edges[op.output].shape
     pairs = {
-        "in": _planes(source[1:], 1),
-        "out": _planes(result[1:], 1),
-        "kernel": _planes(kernel, 1),
-        "stride": _planes(strides, 1),
-        "dilation": _planes(dilations, 1),
+        "in": plane_sizes(source[1:], 1),
+        "out": plane_sizes(result[1:], 1),
+        "kernel": plane_sizes(kernel, 1),
+        "stride": plane_sizes(strides, 1),
+        "dilation": plane_sizes(dilations, 1),
     }
-    top, left = _planes(pads[: len(kernel)], 0)
+    top, left = plane_sizes(pads[: len(kernel)], 0)
     sizes = {f"{key}_{axis}": v for key, pair in pairs.items() for axis, v in zip("hw", pair, strict=True)}
     return {**sizes, "pad_top": top, "pad_left": left}
-
-
-def _planes(values: Iterable[int], missing: int) -> list[int]:
-    """Two spatial values; a 1-d layer is an image of one row."""
-    planes = [int(v) for v in values]
-    return planes if len(planes) == 2 else [missing, *planes]
 
 
 @RULES.lowers(MaxPool)
@@ -129,7 +125,7 @@ def sum_pool(b: CodeBuilder, op: SumPool) -> None:
 def _write_pool(b: CodeBuilder, op: MaxPool | SumPool, dilations: Sequence[int], pad: int, is_max: bool) -> None:
     fields = {
         "channels": b.source(op).shape[0],
-        **_geometry(b, op, op.kernel, op.strides, dilations, op.pads),
+        **describe_geometry(b, op, op.kernel, op.strides, dilations, op.pads),
         "max": int(is_max),
         "pad": pad,
         "from": b.code(op.inputs[0]),

@@ -1,36 +1,22 @@
 """The integer graph as a list of kernel calls on buffers, with the memory that every buffer takes.
 
 A layer of sums and the requantiser that alone reads it become one call, so accumulators are never stored. A reshape is
-no call: both edges are the same buffer. Buffers that live at different times share the arena.
+no call: both edges are the same buffer. Buffers that live at different times share the arena, and a kernel that reads
+every element before it writes there puts its result in the place of its input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from greenedge.graph import Edge, Graph, Op, Requantise, Reshape
+from greenedge.backends.c99.fast_forms import FastForm, find_form
+from greenedge.backends.c99.tensor_code import Code, code_of
+from greenedge.graph import Graph, Op, Requantise, Reshape
 
 _ALIGN = 4
-_FARTHEST = (1 << 15) - 1  # an offset is an int16_t
-
-
-@dataclass(frozen=True)
-class Code:
-    """How a tensor is stored: int32 values, or int8 holding level - offset."""
-
-    wide: bool
-    offset: int
-
-    @property
-    def bytes(self) -> int:
-        return 4 if self.wide else 1
-
-    @property
-    def c_type(self) -> str:
-        return "int32_t" if self.wide else "int8_t"
 
 
 @dataclass(frozen=True)
@@ -44,16 +30,19 @@ class Buffer:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One kernel call: the operation, the requantiser that follows in it (or None), and the edge that it writes."""
+    """One kernel call: the operation, the requantiser that follows in it (or None), the edge that it writes, and the
+    form of the fast kernel (or None: the general one)."""
 
     op: Op
     step: Requantise | None
     output: str
+    fast: FastForm | None = None
 
 
 @dataclass(frozen=True)
 class Program:
-    """Everything the C text says. `buffers` has every stored edge, reshaped ones included."""
+    """Everything the C text says. `buffers` has every stored edge, reshaped ones included; `scratch` the offset in the
+    arena of each call that needs some."""
 
     graph: Graph
     calls: tuple[Call, ...]
@@ -61,15 +50,7 @@ class Program:
     buffers: dict[str, Buffer]
     copies: tuple[tuple[str, str], ...]  # (edge, output parameter) of outputs whose buffer is not a parameter
     arena_bytes: int
-
-
-def code_of(edge: Edge) -> Code:
-    """One byte wherever the range of levels has at most 256 of them, not farther from 0 than an offset reaches."""
-    if -128 <= edge.lo and edge.hi <= 127:
-        return Code(False, 0)
-    if edge.hi - edge.lo <= 255 and abs(edge.lo + 128) <= _FARTHEST:
-        return Code(False, edge.lo + 128)
-    return Code(True, 0)
+    scratch: dict[int, int] = field(default_factory=dict)
 
 
 def plan_memory(graph: Graph) -> Program:
@@ -83,7 +64,7 @@ def plan_memory(graph: Graph) -> Program:
         step = _fusible_step(graph, op)
         if step is not None:
             fused.add(step.name)
-        calls.append(Call(op, step, step.output if step else op.output))
+        calls.append(Call(op, step, step.output if step else op.output, find_form(graph, op, step)))
     codes = {name: code_of(edge) for name, edge in graph.edges.items()}
     return _allocate(graph, tuple(calls), codes, roots)
 
@@ -91,7 +72,7 @@ def plan_memory(graph: Graph) -> Program:
 def _fusible_step(graph: Graph, op: Op) -> Requantise | None:
     """The requantiser that alone reads the sums which `op` writes."""
     readers = graph.consumers(op.output)
-    if op.accumulates and len(readers) == 1 and not graph.needs_storage(op.output):
+    if (op.accumulates or op.needs_step) and len(readers) == 1 and not graph.needs_storage(op.output):
         return next(step for step in graph.requantisers if step is readers[0])
     return None
 
@@ -121,11 +102,50 @@ def _allocate(graph: Graph, calls: tuple[Call, ...], codes: dict[str, Code], roo
         for edge in (*call.op.inputs, call.output):
             last[roots[edge]] = k
     last |= {roots[edge]: len(calls) for edge, _ in copies}
-    lives = [Lifetime(root, sizes[root], first[root], last[root]) for root in first if root not in buffers]
-    offsets, arena = place_in_arena(lives)
-    buffers |= {root: Buffer(None, offset, sizes[root]) for root, offset in offsets.items()}
+    lives = {root: Lifetime(root, sizes[root], first[root], last[root]) for root in first if root not in buffers}
+    scratch = {k: (f"scratch {k}", call.fast) for k, call in enumerate(calls) if call.fast and call.fast.scratch_bytes}
+    extra = [Lifetime(name, form.scratch_bytes, k, k) for k, (name, form) in scratch.items()]
+    owners = _share_places(calls, roots, lives)
+    shared = place_in_arena([*_join_lives(lives, owners), *extra])
+    apart = place_in_arena([*lives.values(), *extra])
+    if shared[1] <= apart[1]:
+        offsets, arena = {**{root: shared[0][owners[root]] for root in lives}, **shared[0]}, shared[1]
+    else:
+        offsets, arena = apart
+    buffers |= {root: Buffer(None, offsets[root], sizes[root]) for root in lives}
     stored = {edge: buffers[root] for edge, root in roots.items() if root in buffers}
-    return Program(graph, calls, codes, stored, tuple(copies), arena)
+    places = {k: offsets[name] for k, (name, _) in scratch.items()}
+    return Program(graph, calls, codes, stored, tuple(copies), arena, places)
+
+
+def _share_places(calls: tuple[Call, ...], roots: dict[str, str], lives: dict[str, Lifetime]) -> dict[str, str]:
+    """{buffer: the buffer whose place it has}: the result of a kernel that may write over its input, where nobody reads
+    that input later and the result is no larger."""
+    owners = {root: root for root in lives}
+    for k, call in enumerate(calls):
+        result = lives.get(roots[call.output])
+        if result is None or result.first != k or call.fast is None or not call.fast.in_place:
+            continue
+        for edge in call.op.inputs:
+            source = lives.get(roots[edge])
+            if source is not None and source.last == k and result.bytes <= source.bytes:
+                owners[result.edge] = owners[source.edge]
+                break
+    return owners
+
+
+def _join_lives(lives: dict[str, Lifetime], owners: dict[str, str]) -> list[Lifetime]:
+    """The lifetimes of places: from the first call to the last of all buffers that have one after another."""
+    return [
+        Lifetime(
+            owner,
+            max(lives[root].bytes for root in members),
+            min(lives[root].first for root in members),
+            max(lives[root].last for root in members),
+        )
+        for owner in dict.fromkeys(owners.values())
+        if (members := [root for root, other in owners.items() if other == owner])
+    ]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from greenedge.graph.ops.base import Ints
 from greenedge.progress import ProgressFn
 from greenedge.tools.capture import end_with_parent
 
+SOURCES = ("ge_fast.c", "ge_kernels.c", "model.c")  # what a firmware links
 COMPILERS = ("gcc", "cc", "clang")
 _RUNNER = Path(__file__).with_name("runner.c")
 _STRICT = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion", "-Wno-sign-conversion")
@@ -66,7 +67,7 @@ def run_program(argv: list[str], folder: Path, timeout_s: float, what: str, data
 
 def compile_selftest(folder: Path, out: Path) -> None:
     """Compiles the package with its self-test to `out`, with every warning an error."""
-    sources = [str(folder / name) for name in ("ge_kernels.c", "model.c", "selftest.c", "port/host.c")]
+    sources = [str(folder / name) for name in (*SOURCES, "selftest.c", "port/host.c")]
     run_program([find_compiler(), *_STRICT, "-o", str(out), *sources], folder, _COMPILE_S, "compiling the C package")
 
 
@@ -81,7 +82,7 @@ def run_package(
     """{edge: int64} of the outputs, and with `trace` of every stored edge, for graph integers (N, *shape) per input."""
     (scratch / "runner.h").write_text(_runner_header(program))
     runner = scratch / "runner"
-    sources = [str(folder / "ge_kernels.c"), str(folder / "model.c"), str(_RUNNER)]
+    sources = [*(str(folder / name) for name in SOURCES), str(_RUNNER)]
     run_program(
         [
             find_compiler(),

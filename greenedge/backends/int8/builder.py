@@ -23,6 +23,8 @@ class FusingBuilder(RuleBuilder):
     wide            edges that are stored as int32: sums of more than 8 bits on their way to the outputs
     pairs           sum or product of two tensors -> its operation, whose quantisers may be looked up by pairs of levels
     rounded         those of which a quantiser that is a straight line may be multiplied and rounded instead
+    requantises_wide  whether a quantiser may read such an edge
+    exact           sums behind which a quantiser is written in integers, whatever its form
     channel_axes    sum -> the axes along which its operator can have a step function per index
     """
 
@@ -31,6 +33,8 @@ class FusingBuilder(RuleBuilder):
         self.layers: list[Layer] = []
         self.channel_axes: dict[str, tuple[int, ...]] = {}
         self.wide: set[str] = set()
+        self.exact: set[str] = set()
+        self.requantises_wide = False
         self.pairs: dict[str, Op] = {}
         self.rounded: set[str] = set()
         self._sums: dict[str, WriteSum] = {}

@@ -40,7 +40,7 @@ def require_readers(b: FusingBuilder, op: Op) -> None:
     readers = [
         r.name
         for r in b.graph.consumers(op.output)
-        if not r.selects and (is_handed_on or not isinstance(r, Requantise))
+        if not r.selects and ((is_handed_on and not b.requantises_wide) or not isinstance(r, Requantise))
     ]
     if not readers and (is_handed_on or b.graph.needs_storage(op.output)):
         b.wide.add(op.output)  # what reads a sum that is refused is not refused once more

@@ -12,11 +12,14 @@ from greenedge.graph.ops.depth_to_space import DepthToSpace
 from greenedge.graph.ops.gather import Gather
 from greenedge.graph.ops.input import Input
 from greenedge.graph.ops.linear import Linear
+from greenedge.graph.ops.matmul import MatMul
 from greenedge.graph.ops.max_pool import MaxPool
 from greenedge.graph.ops.multiply import Multiply
+from greenedge.graph.ops.normalise import Normalise
 from greenedge.graph.ops.pad import Pad
 from greenedge.graph.ops.requantise import Affine, Requantise, Steps, Table
 from greenedge.graph.ops.reshape import Reshape
+from greenedge.graph.ops.softmax import Softmax
 from greenedge.graph.ops.sum_pool import SumPool
 from greenedge.graph.ops.transpose import Transpose
 from greenedge.graph.ops.upsample import Upsample
@@ -31,6 +34,9 @@ _ALL: tuple[type[Op], ...] = (
     Add,
     ChannelAdd,
     Multiply,
+    MatMul,
+    Softmax,
+    Normalise,
     Concat,
     Requantise,
     Pad,
@@ -57,13 +63,16 @@ __all__ = [
     "Edge",
     "Input",
     "Linear",
+    "MatMul",
     "MaxPool",
     "Multiply",
+    "Normalise",
     "Op",
     "Pad",
     "Requantise",
     "Reshape",
     "Gather",
+    "Softmax",
     "Steps",
     "SumPool",
     "Table",

@@ -75,6 +75,8 @@ class Op:
     accumulates   its outputs are sums, to be requantised (they are accumulators)
     rearranges    every output element is one element of an input or a constant, chosen by position alone
     selects       as `rearranges`, without constants: an elementwise function may be applied before it as well as after
+    permutes      as `selects`, every element of its input once: `undo` gives them back
+    needs_step    its outputs are neither sums nor levels; a requantiser follows
     """
 
     name: str
@@ -84,6 +86,8 @@ class Op:
     accumulates: ClassVar[bool] = False
     rearranges: ClassVar[bool] = False
     selects: ClassVar[bool] = False
+    permutes: ClassVar[bool] = False
+    needs_step: ClassVar[bool] = False
 
     @property
     def kind(self) -> str:
@@ -118,6 +122,20 @@ class Op:
         Padding contributes nothing (it stands for real zero). An operation without sums passes values on as they are.
         """
         return self.execute(xs, None)
+
+    def undo(self, values: Array, shape: Shape) -> Array:
+        """The input, of this shape, from the output (batch first). Only asked of operations that permute."""
+        raise NotImplementedError(self.kind)
+
+    def bound_deviation(self, xs: Sequence[Array]) -> Floats | float:
+        """Bound on how far the output is from the real function of the model that it stands for, in units of it: 0
+        unless the operation is defined by integers of its own. `xs` are integers, batch first."""
+        return 0.0
+
+    def bound_levels(self, xs: Sequence[Array]) -> Range:
+        """(lowest, highest) level to which a float32 execution of that real function may round; asked of operations
+        whose output has levels of the model."""
+        raise NotImplementedError(self.kind)
 
     def inner_magnitude(self, edges: Sequence[Edge]) -> int:
         """Largest absolute integer on the way to the output of `write_onnx`, where it may be larger than the output's;

@@ -57,14 +57,7 @@ class Multiply(Op):
         return inherited
 
     def write_onnx(self, writer: OnnxWriter) -> None:
-        factors = []
-        for k, (edge, zero) in enumerate(zip(self.inputs, self.zeros, strict=True)):
-            if zero == 0:
-                factors.append(edge)
-                continue
-            constant = writer.constant(f"{self.name}_zero{k}", zero)
-            factors.append(writer.inner_node("Sub", [edge, constant], f"{self.name}_factor{k}", writer.shape(edge)))
-        writer.node("Mul", factors, self.output)
+        writer.node("Mul", writer.subtract_zeros(self.name, self.inputs, self.zeros), self.output)
 
     @property
     def terms(self) -> int:

@@ -65,6 +65,16 @@ class OnnxWriter:
         amounts = self.constant(f"{name}_pads", [0, *pads[:n], 0, *pads[n:]], kind=np.int64)
         return [source, amounts, self.constant(f"{name}_fill", value)]
 
+    def subtract_zeros(self, name: str, inputs: Sequence[str], zeros: Sequence[int]) -> list[str]:
+        """The inputs of a product of the operation `name`, counted from their zeros."""
+        factors = []
+        for k, (edge, zero) in enumerate(zip(inputs, zeros, strict=True)):
+            if zero:
+                constant = self.constant(f"{name}_zero{k}", zero)
+                edge = self.inner_node("Sub", [edge, constant], f"{name}_factor{k}", self.shape(edge))
+            factors.append(edge)
+        return factors
+
     def declare(self, tensor: str, shape: Sequence[int], element: int | None = None) -> None:
         """Shape (without the batch) and type of a tensor that is no edge of the graph."""
         import onnx

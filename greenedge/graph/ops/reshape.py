@@ -21,6 +21,7 @@ class Reshape(Op):
 
     rearranges: ClassVar[bool] = True
     selects: ClassVar[bool] = True
+    permutes: ClassVar[bool] = True
 
     def infer(self, edges: Sequence[Edge], ranges: Sequence[Range]) -> tuple[Shape, Range]:
         low, high = spread_range(ranges[0], edges[0])
@@ -28,6 +29,9 @@ class Reshape(Op):
 
     def execute(self, xs: Sequence[Array], edges: Sequence[Edge] | None) -> Array:
         return xs[0].reshape(len(xs[0]), *self.shape)
+
+    def undo(self, values: Array, shape: Shape) -> Array:
+        return values.reshape(len(values), *shape)
 
     def input_axis(self, axis: int, edges: Sequence[Edge], output: Edge) -> int | None:
         """The input's axis of the same size that has as many elements before it."""

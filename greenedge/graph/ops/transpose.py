@@ -18,6 +18,7 @@ class Transpose(Op):
 
     rearranges: ClassVar[bool] = True
     selects: ClassVar[bool] = True
+    permutes: ClassVar[bool] = True
 
     def infer(self, edges: Sequence[Edge], ranges: Sequence[Range]) -> tuple[Shape, Range]:
         low, high = (part.transpose(self.perm) for part in ranges[0])
@@ -25,6 +26,9 @@ class Transpose(Op):
 
     def execute(self, xs: Sequence[Array], edges: Sequence[Edge] | None) -> Array:
         return xs[0].transpose(0, *(p + 1 for p in self.perm))
+
+    def undo(self, values: Array, shape: Shape) -> Array:
+        return values.transpose(0, *(self.perm.index(axis) + 1 for axis in range(len(self.perm))))
 
     def input_axis(self, axis: int, edges: Sequence[Edge], output: Edge) -> int | None:
         return self.perm[axis]

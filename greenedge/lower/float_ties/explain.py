@@ -63,15 +63,22 @@ def explain(graph: Graph, trace: Trace, observed: Mapping[str, Array]) -> list[D
         errors[op.output] = error_of(op, graph, trace, values, errors)
         if op.output in observed:
             differences += _differences(op, trace, values, errors, observed[op.output])
-            if op.output in requantisers:
+            if op.output in requantisers or op.output in trace.defined:
                 values[op.output] = observed[op.output]
     return differences
 
 
-def possible_levels(op: Requantise, trace: Trace, x: Ints, error: Floats) -> Range:
+def possible_levels(op: Op, trace: Trace, x: Ints, error: Floats) -> Range:
     """(lowest, highest) level that a float32 execution of the requantiser may give for each integer of x (batch
     first)."""
     return _levels_within(trace.quantised[op.output], x, error)
+
+
+def find_possible(op: Op, trace: Trace, values: Mapping[str, Array], errors: Mapping[str, Array]) -> Range:
+    """(lowest, highest) level that a float32 execution may give for an operation whose levels are the model's."""
+    if op.output in trace.quantised:
+        return possible_levels(op, trace, values[op.inputs[0]], errors[op.inputs[0]])
+    return op.bound_levels([values[e] for e in op.inputs])
 
 
 def _levels_within(quantised: Quantised, x: Ints, error: Floats) -> Range:
@@ -130,6 +137,8 @@ def _differences(
     if isinstance(op, ArgMax):
         either = may_win(op, values[op.inputs[0]], errors[op.inputs[0]], got)
         lowest, highest = (np.where(either, pick(expected, got), expected) for pick in (np.minimum, np.maximum))
+    elif op.output in trace.defined:
+        lowest, highest = op.bound_levels([values[e] for e in op.inputs])
     elif not isinstance(op, Requantise):  # an accumulator, read off a float by rounding to the nearest integer
         noise = np.floor(errors[op.output] + 0.5).astype(np.int64)
         lowest, highest = expected - noise, expected + noise
@@ -154,10 +163,12 @@ def error_of(op: Op, graph: Graph, trace: Trace, values: Mapping[str, Array], er
     if op.output in trace.quantised and op.output not in trace.births:
         # No quantiser of the model: float arithmetic whose exact values are whole numbers.
         return _evaluate(trace.quantised[op.output], values[op.inputs[0]], errors[op.inputs[0]])[1]
-    if not op.inputs:
+    if not op.inputs or op.output in trace.defined:
         return np.zeros(values[op.output].shape)
     if not op.accumulates:
-        return op.execute_magnitudes([errors[e] for e in op.inputs])
+        return op.execute_magnitudes([errors[e] for e in op.inputs]) + op.bound_deviation(
+            [values[e] for e in op.inputs]
+        )
     reads = [_read(trace, op, k, values[e], errors[e]) for k, e in enumerate(op.inputs)]
     magnitudes = [np.abs(real) for real, _ in reads]
     inherited = op.inherit_errors(magnitudes, [error for _, error in reads])

@@ -15,7 +15,7 @@ from greenedge.graph import ArgMax, Op, Requantise
 from greenedge.graph.ops.base import Array, Ints
 from greenedge.lower import Lowered
 from greenedge.lower.builder import Trace
-from greenedge.lower.float_ties.explain import error_of, may_win, possible_levels
+from greenedge.lower.float_ties.explain import error_of, find_possible, may_win
 
 _MAX_TRIED = 256  # executions of the network per sample
 
@@ -26,7 +26,7 @@ def reachable_by_ties(lowered: Lowered, ints: Mapping[str, Ints], wanted: Ints) 
     """Whether flipping ties of this one sample leads to `wanted` on the (single) output edge."""
     graph, trace = lowered.graph, lowered.trace
     (output,) = graph.outputs
-    requantisers = {op.output: op for op in graph.requantisers if op.output in trace.quantised}
+    steps = {edge for edge in graph.edges if edge in trace.quantised or edge in trace.defined}
     pending: list[_State] = [(0, {edge: ints[edge] for edge in graph.inputs}, {})]
     tried = 0
     while pending and tried < _MAX_TRIED:
@@ -36,8 +36,8 @@ def reachable_by_ties(lowered: Lowered, ints: Mapping[str, Ints], wanted: Ints) 
             op = graph.ops[k]
             if op.output not in values:
                 values[op.output] = op.execute([values[e] for e in op.inputs], graph.input_edges(op))
-                if (step := requantisers.get(op.output)) is not None:
-                    pending += _alternatives(k, step, trace, values, errors)
+                if op.output in steps:
+                    pending += _alternatives(k, op, trace, values, errors)
             errors[op.output] = error_of(op, graph, trace, values, errors)
         if _agrees(graph.producer(output), values, errors, wanted):
             return True
@@ -55,12 +55,10 @@ def _agrees(op: Op, values: Mapping[str, Array], errors: Mapping[str, Array], wa
     return bool((np.abs(values[op.output] - wanted) <= noise).all())
 
 
-def _alternatives(
-    k: int, op: Requantise, trace: Trace, values: dict[str, Array], errors: dict[str, Array]
-) -> list[_State]:
+def _alternatives(k: int, op: Op, trace: Trace, values: dict[str, Array], errors: dict[str, Array]) -> list[_State]:
     """The same state with one near-boundary element on its other level."""
     states: list[_State] = []
-    lowest, highest = possible_levels(op, trace, values[op.inputs[0]], errors[op.inputs[0]])
+    lowest, highest = find_possible(op, trace, values, errors)
     for at in map(tuple, np.argwhere(lowest < highest)):
         for level in range(int(lowest[at]), int(highest[at]) + 1):
             if level != values[op.output][at]:

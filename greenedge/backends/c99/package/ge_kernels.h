@@ -99,12 +99,48 @@ typedef struct {
     ge_sink sink;
 } ge_copy_layer;
 
+/* sum over k of (a[m][k] - zero[0]) * (b[k][n] - zero[1]), matrix by matrix */
+typedef struct {
+    uint32_t matrices, m, k, n;
+    int32_t zero[2];
+    ge_code from[2];
+    ge_sink sink;
+} ge_matmul_layer;
+
+/* Rows of shares: min((2*unit*e + per*Z) / (2*per*Z), most), where Z is the sum of e = exponential(max - x), 0 where the
+ * mask (which repeats after mask_size elements) is 0. exponential(d) is table[d], or table[d / fine_size] times
+ * fine[d % fine_size] / 2^fine_bits, rounded; 0 behind the table. Everything stays below 2^31. */
+typedef struct {
+    uint32_t rows, length, unit, per, most, table_size, fine_size, mask_size;
+    uint8_t fine_bits;
+    const int32_t *table, *fine;
+    const uint8_t *mask;
+    ge_code from;
+    ge_sink sink;
+} ge_softmax_layer;
+
+/* Rows of (n*R + 2^(shift-1)) >> shift: n = x - zero and D = sum of n^2, or (layer) n = length*x - sum of x and D =
+ * length * sum of x^2 - (sum of x)^2; epsilon more, 1 at least. R = isqrt((constant / D) << 2h) with the largest h up to
+ * 30 that leaves it below 2^62, or table[D >> 2h] with the least h that leaves it below 1024; the shift grows by h. */
+typedef struct {
+    uint32_t rows, length;
+    uint8_t layer, shift;
+    int32_t zero;
+    int64_t epsilon, constant;
+    const int32_t *table;
+    ge_code from;
+    ge_sink sink;
+} ge_norm_layer;
+
 void ge_dense(const ge_dense_layer *layer, const void *x, void *y);
 void ge_conv(const ge_conv_layer *layer, const void *x, void *y);
 void ge_conv_transpose(const ge_conv_transpose_layer *layer, int16_t offset, const void *x, void *y);
 void ge_pool(const ge_pool_layer *layer, const void *x, void *y);
 void ge_add(const ge_add_layer *layer, const void *const *x, void *y);
 void ge_multiply(const ge_multiply_layer *layer, const void *a, const void *b, void *y);
+void ge_matmul(const ge_matmul_layer *layer, const void *a, const void *b, void *y);
+void ge_softmax(const ge_softmax_layer *layer, const void *x, void *y);
+void ge_norm(const ge_norm_layer *layer, const void *x, void *y);
 void ge_copy(const ge_copy_layer *layer, const void *x, void *y);
 void ge_fill(uint32_t size, ge_code code, int32_t level, void *y);
 

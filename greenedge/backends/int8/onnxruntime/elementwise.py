@@ -11,6 +11,7 @@ from greenedge.backends.int8.onnxruntime.accumulators import accumulate_terms
 from greenedge.backends.int8.onnxruntime.onnx_builder import RULES, RUNTIME, SHIFT, OnnxBuilder
 from greenedge.backends.int8.onnxruntime.pairs import expect_codes, is_looked_up, look_up_pairs
 from greenedge.backends.int8.onnxruntime.rounding import fit_elementwise, write_rounding
+from greenedge.backends.int8.onnxruntime.rows import is_wide, require_exact_step, write_step
 from greenedge.backends.int8.quant_params import Encoding
 from greenedge.backends.int8.requirements import (
     bound_sums,
@@ -47,6 +48,11 @@ def requantise(b: OnnxBuilder, op: Requantise) -> None:
     if b.is_tabulated(op):
         b.begin_emission()
         _look_up(b, op)
+        return
+    if op.inputs[0] in b.exact or is_wide(b, op):
+        require_exact_step(b, op)
+        b.begin_emission()
+        write_step(b, op)
         return
     axes = b.channel_axes.get(op.inputs[0])
     pair = b.find_pairs(op)

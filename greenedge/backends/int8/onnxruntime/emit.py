@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from greenedge.backends.int8.layers import Layer
-from greenedge.backends.int8.onnxruntime import data_movement, elementwise, linear, pairs
+from greenedge.backends.int8.onnxruntime import data_movement, elementwise, linear, pairs, rows
 from greenedge.backends.int8.onnxruntime.onnx_builder import CONTRIB, IR, OPSET, RULES, OnnxBuilder
 from greenedge.backends.int8.quant_params import Encoding
 from greenedge.errors import Reason
@@ -18,7 +18,7 @@ from greenedge.graph import Graph
 if TYPE_CHECKING:
     from onnx import ValueInfoProto
 
-__all__ = ["RULES", "Emitted", "data_movement", "elementwise", "find_reasons", "linear", "pairs", "write_file"]
+__all__ = ["RULES", "Emitted", "data_movement", "elementwise", "find_reasons", "linear", "pairs", "rows", "write_file"]
 
 
 @dataclass(frozen=True, eq=False)

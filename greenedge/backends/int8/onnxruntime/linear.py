@@ -44,9 +44,9 @@ def _write_gemm(b: OnnxBuilder, op: Dense, step: Requantise, code: Encoding, wri
     if has_rows:
         tensor = b.reshape(tensor, [-1, len(op.weight)], f"{edge}/rows", f"{edge}/in_rows")
     bias = b.constant(f"{edge}/bias", fitted.bias, np.int32)
-    b.node("QGemm", [tensor, *x, *w, bias, *y], f"{written}/rows" if has_rows else written, CONTRIB)
+    b.node("QGemm", [tensor, *x, *w, bias, *y], f"{written}/out_rows" if has_rows else written, CONTRIB)
     if has_rows:
-        b.reshape(f"{written}/rows", [-1, *shape], f"{edge}/shape", written)
+        b.reshape(f"{written}/out_rows", [-1, *shape], f"{edge}/shape", written)
 
 
 def _write_weights(b: OnnxBuilder, edge: str, weight: Ints, scale: np.ndarray) -> list[str]:

@@ -33,6 +33,7 @@ class OnnxBuilder(FusingBuilder):
 
     def __init__(self, graph: Graph, is_checking: bool = False) -> None:
         super().__init__(graph, is_checking)
+        self.requantises_wide = True
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
         self.codes: dict[str, Encoding] = {}
