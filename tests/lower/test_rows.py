@@ -93,6 +93,25 @@ def test_what_is_masked_gets_nothing_and_is_no_maximum(rng):
         op.infer([Edge("x", (8, 8), -128, 127)], [(np.array([[-128]]), np.array([[127]]))])
 
 
+@pytest.mark.parametrize(
+    "change", [{"per": 0}, {"unit": -1}, {"most": 0}, {"table": freeze([0, 1])}, {"fine": freeze([3, 2])}]
+)
+def test_a_softmax_that_is_none_is_refused(change):
+    """As a stored graph may have one."""
+    op = dataclasses.replace(_softmax(), **change)
+    with pytest.raises(Refused, match="a softmax of .* exponentials in units"):
+        op.infer([Edge("x", (8,), -128, 127)], [(np.array([-128]), np.array([127]))])
+
+
+@pytest.mark.parametrize(
+    "change", [{"norm": "batch"}, {"constant": 0}, {"shift": 0}, {"shift": 99}, {"epsilon": -1}, {"table": freeze([1])}]
+)
+def test_a_norm_that_is_none_is_refused(change):
+    op = dataclasses.replace(_norm("rms", 8, "root"), **change)
+    with pytest.raises(Refused, match="a norm .* with the constant"):
+        op.infer([Edge("x", (8,), -128, 127)], [(np.array([-128]), np.array([127]))])
+
+
 def _norm(kind: str, length: int, form: str, epsilon=3, zero=0) -> Normalise:
     share = length if kind == "rms" else 1
     if form == "root":

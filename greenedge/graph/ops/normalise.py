@@ -57,7 +57,9 @@ class Normalise(Op):
 
     def infer(self, edges: Sequence[Edge], ranges: Sequence[Range]) -> tuple[Shape, Range]:
         edge = edges[0]
-        if self.norm not in ("rms", "layer") or not 1 <= self.constant <= LARGEST_CONSTANT or self.shift < 1:
+        has_table = self.table is None or (self.table.shape == (MANTISSAS,) and int(self.table.min()) >= 0)
+        is_whole = self.norm in ("rms", "layer") and self.epsilon >= 0 and has_table
+        if not is_whole or not 1 <= self.constant <= LARGEST_CONSTANT or not 1 <= self.shift < 32:
             raise Refused(
                 ReasonKind.UNSUPPORTED_FUNCTION,
                 f"a norm {self.norm!r} with the constant {self.constant} and the shift {self.shift}",

@@ -78,9 +78,13 @@ class Softmax(Op):
     def infer(self, edges: Sequence[Edge], ranges: Sequence[Range]) -> tuple[Shape, Range]:
         shape = edges[0].shape
         tables = [part for part in (self.table, self.fine) if part is not None]
-        if any(not part.ndim == 1 <= len(part) or int(part[0]) < 1 or part.min() < 0 for part in tables):
+        bad = any(not part.ndim == 1 <= len(part) or int(part[0]) < 1 or part.min() < 0 for part in tables)
+        if bad or min(self.unit, self.per, self.most) < 1 or 1 << self.fine_bits not in (1, *tables[-1][:1].tolist()):
             raise Refused(
-                ReasonKind.UNSUPPORTED_FUNCTION, "a table without a first entry", "e^0 is not 0", "export it again"
+                ReasonKind.UNSUPPORTED_FUNCTION,
+                f"a softmax of {len(self.table)} exponentials in units of {self.per} / {self.unit}",
+                "exponentials are not negative, the first is not 0, and units are whole",
+                "export it again",
             )
         if self.mask is not None and not np.broadcast_to(self.mask, shape).any(axis=-1).all():
             raise Refused(
