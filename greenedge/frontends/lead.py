@@ -52,6 +52,11 @@ def lead_with_batch(proto: onnx.ModelProto, known: Shapes) -> bool:
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.value_info[:]
+    read = {name for node in nodes for name in node.input} | ends
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]  # shapes of before are read no more
+    if len(kept) < len(graph.initializer):
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
     return True
 
 
@@ -61,6 +66,10 @@ def _can_lead(node: onnx.NodeProto, names: Sequence[str], known: Shapes, ends: s
         return False
     if any(known[name][:1] != (1,) and name in ends for name in node.output):
         return False
+    if node.op_type == "Gemm":  # of rows alone: its weights and bias are constants
+        given = {attribute.name: attribute for attribute in node.attribute}
+        plain = all(given[name].f == 1.0 for name in ("alpha", "beta") if name in given)
+        return plain and not ("transA" in given and given["transA"].i) and list(node.input).count(names[0]) == 1
     return node.op_type in (*_RESHAPES, "Transpose", *_BY_ELEMENT, *_ALONG_AXIS)
 
 
@@ -76,6 +85,8 @@ class _Writer:
         """The nodes in place of `node`."""
         if node.op_type in _RESHAPES:
             return [self._reshape(node.input[0], node.output[0], node)]
+        if node.op_type == "Gemm":
+            return self._spell_gemm(node)
         before: list[onnx.NodeProto] = []
         after: list[onnx.NodeProto] = []
         new = copy.deepcopy(node)
@@ -90,6 +101,29 @@ class _Writer:
                 after.append(self._reshape(f"{name}.led", name))
         self._shift_axes(new, len(self.known[node.input[0]]) if node.input[0] in self.known else 0)
         return [*before, new, *after]
+
+    def _spell_gemm(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """MatMul(x, W) + bias, which takes rows behind a batch."""
+        import onnx
+
+        nodes = []
+        source, weight, output = node.input[0], node.input[1], node.output[0]
+        if self._has_batch(source):
+            nodes.append(self._lead(source))
+            source = f"{source}.lead"
+        if any(attribute.name == "transB" and attribute.i for attribute in node.attribute):
+            nodes.append(self._node("Transpose", [weight], f"{output}.weight"))
+            nodes[-1].attribute.append(onnx.helper.make_attribute("perm", [1, 0]))
+            weight = f"{output}.weight"
+        has_bias = len(node.input) > 2 and bool(node.input[2])
+        led = f"{output}.led" if self._has_batch(output) else output
+        product = self._node("MatMul", [source, weight], f"{output}.product" if has_bias else led)
+        product.name = node.name
+        product.metadata_props.extend(node.metadata_props)
+        nodes.append(product)
+        if has_bias:
+            nodes.append(self._node("Add", [product.output[0], node.input[2]], led))
+        return [*nodes, self._reshape(led, output)] if led != output else nodes
 
     def _has_batch(self, name: str) -> bool:
         return self.known[name][:1] == (1,)

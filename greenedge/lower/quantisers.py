@@ -246,7 +246,8 @@ def quantize_linear(walk: Walk, node: Node, args: Args) -> Value:
         return Live(_quantise_on_host(walk, node, value, scale, zero, levels, "LINEAR").edge, Var())
     value = _require_live(value)
     y = _express_levels(walk, value, scale, zero)
-    return walk.builder.requantise(node, value, y, levels, lambda q: q, single_zero(zero))
+    one_scale = np.size(scale) == 1 and np.size(zero) == 1
+    return _place_step(walk, node, value, y, levels, lambda q: q, single_zero(zero), one_scale)
 
 
 def dequantize_linear(walk: Walk, node: Node, args: Args) -> Value:
@@ -307,15 +308,30 @@ def _quantise_edge(
     def dequantise(q: Expr) -> Expr:
         return (q - z) * s if np.any(zero) else q * s
 
-    builder = walk.builder
     one_scale = scale.size == 1 and zero.size == 1
+    return _place_step(walk, node, value, y, levels, dequantise, single_zero(zero), one_scale)
+
+
+def _place_step(
+    walk: Walk,
+    node: Node,
+    value: Live,
+    y: Expr,
+    levels: Quantiser,
+    dequantise: Callable[[Expr], Expr],
+    zero: int,
+    one_scale: bool,
+) -> Live:
+    """The step where its function varies along one axis: here, before the moves that spread it over several, or on the
+    tensor as a line."""
+    builder = walk.builder
     moves = find_moves(y, value.edge, builder.producer, lambda edge: builder.edges[edge].shape) if one_scale else []
     if not moves and one_scale and count_axes(y) > 1:
-        return _quantise_flat(walk, node, value, y, levels, dequantise, single_zero(zero))
+        return _quantise_flat(walk, node, value, y, levels, dequantise, zero)
     if not moves:
-        return builder.requantise(node, value, y, levels, dequantise, single_zero(zero))
+        return builder.requantise(node, value, y, levels, dequantise, zero)
     source = Live(moves[0].op.inputs[0], _undo(value.expr, moves))
-    found = builder.requantise(node, source, _undo(y, moves), levels, dequantise, single_zero(zero))
+    found = builder.requantise(node, source, _undo(y, moves), levels, dequantise, zero)
     found = Live(found.edge, found.expr.map_constants(lambda part: part.reshape(())))  # whatever the rank
     builder.trace.births.setdefault(found.edge, Birth(node.outputs[0], found.expr, tuple(moves)))
     for move in moves:

@@ -222,6 +222,8 @@ class _Placer:
             self._replace_relu(node, node.name)
         elif target in (torch.flatten, torch.reshape, torch.permute, torch.transpose, F.dropout, *_MOVING_METHODS):
             self._move(node)
+        elif target in (torch.select, torch.unsqueeze):
+            self._move(node)
         elif target in (F.max_pool1d, F.max_pool2d, F.pad, F.interpolate):
             self._take_levels(node, "quantised")
             self._refuse_upsample(

@@ -190,6 +190,46 @@ def test_a_float_model_that_mixes_samples_is_refused(tmp_path):
     assert not (tmp_path / "q.onnx").exists()
 
 
+def write_transformer(path) -> np.ndarray:
+    """A float transformer as torch exports it, with its projections packed and the batch merged; returns samples."""
+    import warnings
+
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True, norm_first=True)
+            self.first, self.place = nn.Linear(5, 8), nn.Parameter(0.3 * torch.randn(1, 6, 8))
+            self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+            self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.head(self.norm(self.encoder(self.first(x) + self.place)).mean(1))
+
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Net().eval(), (torch.randn(1, 6, 5),), str(path), dynamo=True, verbose=False)
+    return np.random.default_rng(1).normal(0, 1, (60, 6, 5)).astype(np.float32)
+
+
+@pytest.mark.tool("g++")
+@pytest.mark.parametrize("bits", ["8", pytest.param("4", marks=pytest.mark.slow)])
+def test_a_float_transformer_goes_the_whole_way(tmp_path, bits):
+    x = write_transformer(tmp_path / "float.onnx")
+    np.save(tmp_path / "x.npy", x)
+    words = ["--calibrate", tmp_path / "x.npy", "--bits", bits, "-o", tmp_path / "q.onnx"]
+    told = call_json("quantise", tmp_path / "float.onnx", *words, "--json")
+    assert told["same_class"] >= 0.8 * told["samples"]
+    run = api.build(tmp_path / "q.onnx", "cortex-m4", inputs=x, out=tmp_path / "run", progress=False)
+    summary = json.loads((run.folder / "7-report" / "summary.json").read_text())
+    assert all(entry["mismatches"] == 0 for entry in summary["verify"])
+    kinds = {layer["op"] for layer in json.loads((run.folder / "3-lower" / "lower.json").read_text())["layers"]}
+    assert {"MatMul", "Softmax", "Normalise"} <= kinds
+
+
 def test_points_lost_have_an_interval_that_holds_them(rng):
     """Of two answers to the same questions; drawn again and again, the interval holds the truth as often as it says."""
     before, after = (np.array(bits, bool) for bits in ([1, 1, 1, 0, 0, 1, 1, 1], [1, 0, 0, 1, 0, 1, 1, 1]))

@@ -12,7 +12,7 @@ from greenedge.frontends.post_training import run_float
 from greenedge.frontends.torch_network import read_network
 from greenedge.frontends.torch_network.rules import RULES
 
-IMAGE, ROWS, SERIES = (1, 4, 6, 6), (1, 12), (1, 4, 9)
+IMAGE, ROWS, SERIES, PLACES = (1, 4, 6, 6), (1, 12), (1, 4, 9), (1, 6, 8)
 
 
 def write(path, nodes, shape, out_shape, constants=None, opset=20):
@@ -56,6 +56,22 @@ CASES = {
     "Gemm": ([node("Gemm", "w", "b", alpha=0.5, beta=2.0, transB=1)], ROWS, (1, 7), {"w": draw(7, 12), "b": draw(7)}),
     "Gemm, not turned": ([node("Gemm", "w")], ROWS, (1, 7), {"w": draw(12, 7)}),
     "MatMul": ([node("MatMul", "w")], ROWS, (1, 7), {"w": draw(12, 7)}),
+    "MatMul, rows with a bias": ([node("MatMul", "w", out="r"), helper.make_node("Add", ["r", "b"], ["y"])],
+                                 PLACES, (1, 6, 5), {"w": draw(8, 5), "b": draw(5)}),
+    "MatMul, places of their own": ([node("MatMul", "w", out="r"), helper.make_node("Add", ["r", "b"], ["y"])],
+                                    PLACES, (1, 6, 5), {"w": draw(8, 5), "b": draw(1, 6, 5)}),
+    "MatMul, less a number": ([node("MatMul", "w", out="r"), helper.make_node("Sub", ["r", "b"], ["s"]),
+                               helper.make_node("Div", ["s", "d"], ["y"])],
+                              PLACES, (1, 6, 5), {"w": draw(8, 5), "b": draw(1), "d": np.float32(3)}),
+    "MatMul of two activations": ([node("MatMul", "w", out="r"), helper.make_node("MatMul", ["r", "x"], ["y"])],
+                                  (1, 6, 6), (1, 6, 6), {"w": draw(6, 6)}),
+    "LayerNormalization": ([node("LayerNormalization", "g", "b", axis=-1, epsilon=1e-3)], PLACES, PLACES,
+                           {"g": positive(8), "b": draw(8)}),
+    "Softmax of rows": ([node("MatMul", "w", out="r"), helper.make_node("Softmax", ["r"], ["s"], axis=-1),
+                         helper.make_node("Relu", ["s"], ["y"])], PLACES, PLACES, {"w": draw(8, 8)}),
+    "Gather": ([node("Gather", "i", axis=1)], PLACES, (1, 8), {"i": np.int64(2)}),
+    "Gather, the axis kept": ([node("Gather", "i", axis=2)], PLACES, (1, 6, 1), {"i": ints(3)}),
+    "ReduceMean of places": ([node("ReduceMean", "axes", keepdims=0)], PLACES, (1, 8), {"axes": ints(1)}),
     "BatchNormalization": ([node("BatchNormalization", "s", "o", "m", "v")], IMAGE, IMAGE,
                            {"s": positive(4), "o": draw(4), "m": draw(4), "v": positive(4)}),
     "Add a channel's number": ([node("Add", "c")], IMAGE, IMAGE, {"c": draw(4, 1, 1)}),
@@ -141,6 +157,16 @@ def test_every_reason_is_given_at_once(tmp_path):
     ):
         assert part in said, said
     assert "Sum" not in said  # what follows a refused node has no reason of its own
+
+
+def test_constants_between_places_that_have_no_form(tmp_path):
+    for op, constant, said in (("Mul", draw(5), "Mul by a constant of shape"), ("Add", draw(2, 6, 5), "widen")):
+        nodes = [node("MatMul", "w", out="r"), helper.make_node(op, ["r", "c"], ["y"], name="odd")]
+        path = write(
+            tmp_path / "net.onnx", nodes, PLACES, (2 if op == "Add" else 1, 6, 5), {"w": draw(8, 5), "c": constant}
+        )
+        with pytest.raises(UnsupportedError, match=said):
+            read_network(path)
 
 
 def test_what_mixes_samples_is_refused(tmp_path):

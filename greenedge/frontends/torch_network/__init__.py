@@ -51,6 +51,7 @@ def build_network(source: Source) -> fx.GraphModule:
             try:
                 if rule is None:
                     raise Refused(ReasonKind.UNSUPPORTED_OP, node.op, "no torch form is known for it", _CURE)
+                builder.note_sequence(node)
                 builder.values[node.outputs[0]] = rule(builder, node)
             except Refused as refusal:
                 reasons.append(refusal.at(node.name, node.module))

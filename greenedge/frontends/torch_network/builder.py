@@ -16,6 +16,7 @@ from greenedge.frontends.source import Node, Source
 if TYPE_CHECKING:
     from torch import fx, nn
 
+_ROW_OPERATORS = ("MatMul", "LayerNormalization")
 _WEIGHT = re.compile(r"(?:.*_)?([A-Za-z0-9][\w.]*)\.weight$")  # as torch's exporters call the weights of a layer
 
 
@@ -40,6 +41,7 @@ class Builder:
             name: sum(name in node.inputs for node in source.nodes) + (name in source.outputs)
             for name in {name for node in source.nodes for name in (*node.inputs, *node.outputs)}
         }
+        self._sequences: dict[str, bool] = {}
         for name in source.inputs:
             self.values[name] = self.graph.placeholder(re.sub(r"\W", "_", name) or "x")
 
@@ -94,6 +96,37 @@ class Builder:
                 "export the model with fixed shapes",
             )
         return tuple(int(size or 1) for size in shape)
+
+    def is_sequence(self, name: str) -> bool:
+        """Whether a tensor has places and features, or heads of them: a dense layer with rows, a norm or a product of
+        activations is on the way from the inputs, and its last axis is its features'."""
+        return self._sequences.get(name, False)
+
+    def note_sequence(self, node: Node) -> None:
+        """Works that out for a node's outputs."""
+        rows = node.op in _ROW_OPERATORS and len(self.shape(node.outputs[0])) > 2
+        found = rows or any(self._sequences.get(name, False) for name in node.inputs)
+        self._sequences.update(dict.fromkeys(node.outputs, found and len(self.shape(node.outputs[0])) > 2))
+
+    def is_alone(self, name: str) -> bool:
+        """Whether one node reads what a dense layer writes."""
+        from torch import nn
+
+        path = self.layers.get(self.values[name])
+        return path is not None and isinstance(self.modules[path], nn.Linear) and self.readers.get(name) == 1
+
+    def add_bias(self, source: fx.Node, bias: NDArray[Any]) -> fx.Node:
+        """A bias in the layer that writes a tensor."""
+        _scale_layer(self.modules[self.layers[source]], np.ones_like(bias), bias)
+        return source
+
+    def buffer(self, node: Node, values: NDArray[Any]) -> fx.Node:
+        """A constant tensor of the network."""
+        import torch
+
+        name = next(name for k in itertools.count() if not hasattr(self.root, name := f"constant{k}"))
+        self.root.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)))
+        return self.graph.get_attr(name)
 
     # -- what a node becomes -------------------------------------------------------------------------------------------
 

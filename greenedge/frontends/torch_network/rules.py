@@ -98,7 +98,12 @@ def _gemm(b: Builder, node: Node) -> fx.Node:
 
 
 def _matmul(b: Builder, node: Node) -> fx.Node:
-    weight = b.constant(node, 1, "a product of two activations has no layer")
+    if all(name in b.values for name in node.inputs):
+        import torch
+
+        return b.apply(torch.matmul, *(b.live(node, k) for k in (0, 1)))
+    b.live(node)
+    weight = b.constant(node, 1, "a dense layer's weights are constants")
     _require(weight.ndim == 2, f"weights of rank {weight.ndim}", "a dense layer has a matrix", "use a matrix")
     return _dense(b, node, weight.T, None)
 
@@ -120,6 +125,24 @@ def _batch_norm(b: Builder, node: Node) -> fx.Node:
     return b.scale_channels(node, node.inputs[0], factor, offset - mean * factor)
 
 
+def _layer_norm(b: Builder, node: Node) -> fx.Node:
+    import torch
+    from torch import nn
+
+    width = b.shape(node.inputs[0])[-1]
+    axis = int(node.attrs.get("axis", -1))
+    _require(
+        axis in (-1, len(b.shape(node.inputs[0])) - 1), f"axis {axis}", "rows lie along the last axis", "transpose"
+    )
+    parameters = [b.optional(node, k) for k in (1, 2)]
+    norm = nn.LayerNorm(width, eps=float(node.attrs.get("epsilon", 1e-5)))
+    with torch.no_grad():
+        for parameter, given in zip((norm.weight, norm.bias), parameters, strict=True):
+            if given is not None:
+                parameter.copy_(torch.from_numpy(np.broadcast_to(given.astype(np.float32), (width,)).copy()))
+    return b.call(node, norm, b.live(node))
+
+
 # -- arithmetic --------------------------------------------------------------------------------------------------------
 
 
@@ -128,6 +151,8 @@ def _arithmetic(b: Builder, node: Node) -> fx.Node:
     live = [name for name in node.inputs if name in b.values]
     if len(live) == 2:
         return _two_activations(b, node)
+    if (placed := _place_constant(b, node, live[0])) is not None:
+        return placed
     constant = b.source.constants[next(name for name in node.inputs if name not in b.values)].astype(np.float64)
     is_first = live[0] == node.inputs[0]
     value = _per_channel(b, live[0], constant)
@@ -140,6 +165,38 @@ def _arithmetic(b: Builder, node: Node) -> fx.Node:
     if node.op == "Add":
         return b.scale_channels(node, live[0], ones, value)
     return b.scale_channels(node, live[0], ones if is_first else -ones, -value if is_first else value)
+
+
+def _place_constant(b: Builder, node: Node, name: str) -> fx.Node | None:
+    """Behind a tensor of places and features (samples, places, features) or of heads: a number is a factor, and what is
+    added is a tensor of the network (a bias along the last axis, a position embedding, a mask). None for images and
+    vectors, whose constants belong to channels."""
+    import torch
+
+    shape = b.shape(name)
+    if not b.is_sequence(name):
+        return None
+    constant = b.source.constants[next(one for one in node.inputs if one not in b.values)].astype(np.float32)
+    if np.broadcast_shapes(constant.shape, shape) != shape:
+        raise Refused(
+            ReasonKind.UNSUPPORTED_SHAPE,
+            f"a constant of shape {constant.shape} against {shape}",
+            "a constant does not widen a tensor",
+            "expand the tensor explicitly",
+        )
+    source, is_first = b.values[name], name == node.inputs[0]
+    if node.op == "Add" and constant.size == constant.shape[-1] == shape[-1] and b.is_alone(name):
+        return b.add_bias(source, constant.reshape(-1))
+    if constant.size == 1 and node.op in ("Mul", "Div") and (is_first or node.op == "Mul"):
+        return b.apply(operator.mul if node.op == "Mul" else operator.truediv, source, float(constant.item()))
+    if node.op in ("Add", "Sub") and (is_first or node.op == "Add"):
+        return b.apply(torch.add, source, b.buffer(node, constant if node.op == "Add" else -constant))
+    raise Refused(
+        ReasonKind.CONSTANT,
+        f"{node.op} by a constant of shape {constant.shape} between places",
+        "a sequence is scaled by one number",
+        "put the factors into the layer before it",
+    )
 
 
 def _two_activations(b: Builder, node: Node) -> fx.Node:
@@ -241,11 +298,14 @@ def _gelu(b: Builder, node: Node) -> fx.Node:
 
 
 def _host_end(name: str, default: int) -> Rule:
-    """A function of the scores at the model's end, which the host computes."""
+    """A function of the scores at the model's end, which the host computes; a softmax of rows inside is attention's."""
 
     def rule(b: Builder, node: Node) -> fx.Node:
         from torch import nn
 
+        axis = int(node.attrs.get("axis", default))
+        if node.op == "Softmax" and axis in (-1, len(b.shape(node.inputs[0])) - 1) and b.is_sequence(node.inputs[0]):
+            return b.call(node, nn.Softmax(dim=-1), b.live(node))
         _require(
             node.outputs[0] in b.source.outputs and b.readers[node.outputs[0]] == 1,
             f"{node.op} inside the model",
@@ -291,6 +351,10 @@ def _reduce_mean(b: Builder, node: Node) -> fx.Node:
     shape = b.shape(node.inputs[0])
     given = node.attrs.get("axes", b.optional(node, 1))
     axes = sorted({int(a) % len(shape) for a in given}) if given is not None else []
+    if axes == [1] and len(shape) == 3:  # of all places
+        import torch
+
+        return b.apply(torch.mean, b.live(node), 1, bool(node.attrs.get("keepdims", 1)))
     _require(
         axes == list(range(2, len(shape))) and len(axes) in (1, 2),
         f"a mean over the axes {axes or 'all'}",
@@ -325,11 +389,25 @@ def _reshape(b: Builder, node: Node) -> fx.Node:
 
 
 def _transpose(b: Builder, node: Node) -> fx.Node:
-    import torch
-
     order = tuple(node.attrs.get("perm", ()))
     _require(order[:1] == (0,), f"the order {order}", "the first axis is the samples'", "keep the batch axis in front")
-    return b.apply(torch.permute, b.live(node), order)
+    return b.graph.call_method("permute", (b.live(node), *order))  # torch's function of it drops a scale
+
+
+def _gather(b: Builder, node: Node) -> fx.Node:
+    """One place along an axis, by a constant number."""
+    import torch
+
+    index = b.constant(node, 1, "places are constants")
+    axis, rank = int(node.attrs.get("axis", 0)), len(b.shape(node.inputs[0]))
+    _require(
+        index.size == 1 and axis % rank > 0,
+        f"{index.size} places along axis {axis}",
+        "one place is taken, not of the samples",
+        "split it into one selection for each",
+    )
+    chosen = b.apply(torch.select, b.live(node), axis % rank, int(index.item()))
+    return b.apply(torch.unsqueeze, chosen, axis % rank) if index.ndim else chosen
 
 
 def _concat(b: Builder, node: Node) -> fx.Node:
@@ -390,12 +468,14 @@ RULES: Mapping[str, Rule] = {
     "Elu": _torch_nn("ELU", alpha="alpha=1"),
     "Flatten": _reshape,
     "Gelu": _gelu,
+    "Gather": _gather,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_pool,
     "GlobalMaxPool": _global_pool,
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _torch_nn("Hardswish"),
     "Identity": _identity,
+    "LayerNormalization": _layer_norm,
     "LeakyRelu": _torch_nn("LeakyReLU", negative_slope="alpha=0.01"),
     "LogSoftmax": _host_end("LogSoftmax", -1),
     "MatMul": _matmul,
