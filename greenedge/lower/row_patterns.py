@@ -118,21 +118,10 @@ def _match(node: Node, source: Source, producers: dict[str, Node]) -> Iterator[t
         root = parts.mean_of_squares(divisor)
         if root is None or root[0] != x:
             continue
-        # x less its mean is a layer norm of what the mean is of
-        less = parts.made_by(x, "Sub")
+        plain, less = list(parts.used), parts.made_by(x, "Sub")
         if less is not None and parts.reduced(less.inputs[1], "ReduceMean") == less.inputs[0]:
             yield _spell(node, "LayerNormalization", less.inputs[0], epsilon=root[1]), parts.used
-        parts = _Parts(source, producers)
-        if node.op == "Mul":
-            parts.made_by(divisor_of(node, x), "Reciprocal")
-        parts.mean_of_squares(divisor)
-        yield _spell(node, "RMSNormalization", x, epsilon=root[1]), parts.used
-
-
-def divisor_of(node: Node, x: str) -> str:
-    """The other factor of a product."""
-    first, second = node.inputs
-    return second if first == x else first
+        yield _spell(node, "RMSNormalization", x, epsilon=root[1]), plain
 
 
 def _match_softmax(node: Node, e: str, parts: _Parts) -> Iterator[tuple[Spelled, list[Node]]]:
