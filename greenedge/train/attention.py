@@ -64,10 +64,10 @@ def _has_one_scale(q: Any) -> bool:
 
 def run_softmax(values: Tensor, scale: float, bits: Any, mask: Tensor | None) -> Tensor:
     """The shares of logits (…, length) that are whole multiples of `scale`."""
-    levels = np.rint(values.double().numpy() / scale).astype(np.int64)
-    seen = None if mask is None else freeze(mask.numpy())
+    levels = np.rint(values.double().cpu().numpy() / scale).astype(np.int64)
+    seen = None if mask is None else freeze(mask.cpu().numpy())
     op = define_softmax("p", "x", scale, 1 << int(bits), levels.shape[-1], SHARE_LEVELS, 1, SHARE_LEVELS, seen)
-    return torch.from_numpy(op.execute([levels], None) / SHARE_LEVELS).to(values.dtype)
+    return torch.from_numpy(op.execute([levels], None) / SHARE_LEVELS).to(values)
 
 
 class IntNorm(nn.Module):
@@ -89,8 +89,8 @@ class IntNorm(nn.Module):
             epsilon = torch.finfo(values.dtype).eps
         kind = "layer" if isinstance(self.norm, nn.LayerNorm) else "rms"
         op = define_norm("z", "x", kind, width, Fraction(scale), 0, epsilon)
-        levels = np.rint(values.detach().double().numpy() / scale).astype(np.int64)
-        exact = torch.from_numpy(op.execute([levels], None) / 2.0**NORM_BITS).to(values.dtype)
+        levels = np.rint(values.detach().double().cpu().numpy() / scale).astype(np.int64)
+        exact = torch.from_numpy(op.execute([levels], None) / 2.0**NORM_BITS).to(values)
         gain, bias = self.norm.weight, getattr(self.norm, "bias", None)
         exact = exact if gain is None else exact * gain
         return real + ((exact if bias is None else exact + bias) - real).detach()
