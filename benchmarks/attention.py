@@ -1,5 +1,6 @@
 """Random transformer blocks (bits, heads, lengths, masks, norms) through the back ends that take them: every stored
-integer against the integer graph's.
+integer against the integer graph's, worked out on the integers before it; a dense layer of onnxruntime may be one level
+off, as its certificate says.
 
     python benchmarks/attention.py [--blocks 500] [--seed 0]
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from greenedge.backends import load_backend
-from greenedge.graph import Normalise, Requantise, Softmax, freeze, run_graph, verify_graph
+from greenedge.graph import Linear, Normalise, Requantise, Softmax, freeze, run_graph, verify_graph
 from greenedge.graph.ops.normalise import make_root_table
 from greenedge.legalise import legalise_graph
 from greenedge.lower import lower_file
@@ -90,15 +90,23 @@ def build(name, graph, folder):
 
 
 def agree(name, rng, folder):
-    """How many integers the back end gave, all of them the graph's."""
+    """How many integers the back end gave. Each is the integer graph's on the back end's own integers before it; a
+    dense layer of onnxruntime, which rounds floats, may be one level off, as its certificate says."""
     graph, x = lowered_block(rng, folder / "m.onnx")
     module, graph = build(name, graph, folder / "b")
-    keep = [op.output for op in graph.ops if op.inputs]
-    expected, got = run_graph(graph, x, keep=keep), module.simulate(folder / "b", x, keep)
+    got = module.simulate(folder / "b", x, [op.output for op in graph.ops if op.inputs])
     assert set(graph.outputs) <= set(got) and len(got) > 6
-    for edge, values in got.items():
-        assert np.array_equal(values, expected[edge]), edge
-    return sum(values.size for values in got.values())
+    values = {graph.inputs[0]: x}
+    for op in graph.ops:
+        if not op.inputs:
+            continue
+        values[op.output] = op.execute([values[edge] for edge in op.inputs], graph.input_edges(op))
+        if op.output in got:
+            is_dense = isinstance(op, Requantise) and isinstance(graph.producer(op.inputs[0]), Linear)
+            off = int(name == "onnxruntime" and is_dense)
+            assert np.abs(got[op.output] - values[op.output]).max() <= off, op.output
+            values[op.output] = got[op.output]
+    return sum(each.size for each in got.values())
 
 
 @pytest.mark.tool("g++")
